@@ -1,0 +1,150 @@
+"""Requests in, tokens out, one step at a time. The only room that runs the model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from llama_cu.checkpoint.rope import rope_row
+from llama_cu.errors import RequestError
+from llama_cu.kv_cache import BlockAllocator, KVCache
+from llama_cu.model import Llama
+from llama_cu.scheduler import Scheduler, Slice
+from llama_cu.sequence import Logprob, Sequence
+from llama_cu.step_input import build_batch, build_logit_edits, build_sampling_rows
+
+Array = Any
+
+
+class Engine:
+    """Continuous batching over a paged KV cache.
+
+    `submit` sequences, then call `step` until `has_work` is false. A sequence's tokens do not
+    depend on what else is in the batch.
+    """
+
+    def __init__(
+        self, model: Llama, cache: KVCache, *, max_batch_tokens: int, max_num_seqs: int
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        self.scheduler = Scheduler(
+            BlockAllocator(cache.num_blocks, cache.block_size),
+            max_batch_tokens=max_batch_tokens,
+            max_num_seqs=max_num_seqs,
+        )
+        is_dynamic = model.config.rope.rope_type == "dynamic"
+        self._rope_row = partial(rope_row, model.config) if is_dynamic else None
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the KV cache holds."""
+        return self.cache.num_blocks * self.cache.block_size
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises RequestError when it could never run, even alone."""
+        sequence.max_len = min(sequence.max_len, self.capacity)
+        if sequence.prompt_len >= sequence.max_len:
+            raise RequestError(
+                f"the prompt has {sequence.prompt_len} tokens, but at most "
+                f"{sequence.max_len - 1} fit before one generated token"
+            )
+        if self._rope_row is not None:
+            sequence.cache_salt = self._rope_row(0, sequence.prompt_len)
+        self.scheduler.add(sequence)
+
+    def abort(self, sequence: Sequence) -> None:
+        """End a sequence where it stands; the others go on."""
+        if not sequence.finished:
+            sequence.finish("abort")
+            self.scheduler.remove(sequence)
+
+    def step(self) -> list[Sequence]:
+        """Compute one batch; returns the sequences that got a token."""
+        slices = self.scheduler.schedule()
+        if not slices:
+            return []
+        hidden, batch = self._forward(slices, all_logits=False)
+        drawing = [piece.sequence for piece in slices if piece.completes]
+        token_ids = self._draw(hidden, batch.logit_rows, drawing) if drawing else []
+        for piece in slices:
+            self.scheduler.computed(piece)
+        for sequence, token_id in zip(drawing, token_ids, strict=True):
+            sequence.append(token_id)
+            if sequence.finished:
+                self.scheduler.remove(sequence)
+        return drawing
+
+    def _forward(self, slices: list[Slice], *, all_logits: bool) -> tuple[Array, Any]:
+        batch = build_batch(
+            slices,
+            self.model.ops,
+            block_size=self.cache.block_size,
+            rope_row=self._rope_row,
+            all_logits=all_logits,
+        )
+        return self.model.forward(batch, self.cache), batch
+
+    def _draw(self, hidden: Array, logit_rows: Array, sequences: list[Sequence]) -> list[int]:
+        ops = self.model.ops
+        logits = self.model.logits(hidden, logit_rows)
+        edited = logits
+        if any(sequence.params.edits_logits for sequence in sequences):
+            edits = build_logit_edits(sequences, ops)
+            edited = logits if edits is None else ops.edit_logits(logits, edits)
+        token_ids = ops.sample(edited, build_sampling_rows(sequences, ops))
+        wanted = [s.params.logprobs for s in sequences if s.params.logprobs is not None]
+        if wanted:
+            self._record_logprobs(logits, token_ids, sequences, max(wanted))
+        drawn: list[int] = ops.download(token_ids).tolist()
+        return drawn
+
+    def _record_logprobs(
+        self, logits: Array, token_ids: Array, sequences: list[Sequence], num_top: int
+    ) -> None:
+        ops = self.model.ops
+        num_top = min(num_top, self.model.config.vocab_size)
+        found = ops.logprobs(logits, token_ids, num_top)
+        chosen, top_ids, top_logprobs = (ops.download(array).tolist() for array in found)
+        drawn = ops.download(token_ids).tolist()
+        for row, sequence in enumerate(sequences):
+            if sequence.params.logprobs is None:
+                continue
+            ranked = list(zip(top_ids[row], top_logprobs[row], strict=True))
+            wanted = ranked[: sequence.params.logprobs]
+            entry = {token: Logprob(value, rank) for rank, (token, value) in enumerate(wanted, 1)}
+            entry.setdefault(drawn[row], Logprob(chosen[row], None))
+            sequence.logprobs.append(entry)
+
+    def score(self, sequence: Sequence) -> np.ndarray:
+        """Logits at every position of a sequence: float32 [num_tokens, vocab_size].
+
+        It is computed alone, in chunks, and leaves nothing in the cache. Raises RequestError when
+        it does not fit beside what is running.
+        """
+        allocator = self.scheduler.allocator
+        needed = -(-len(sequence) // allocator.block_size)
+        if needed > allocator.num_free:
+            raise RequestError(
+                f"{len(sequence)} tokens need {needed} KV-cache blocks, "
+                f"but {allocator.num_free} are free"
+            )
+        sequence.block_table = [allocator.allocate() for _ in range(needed)]
+        chunks = []
+        try:
+            while sequence.num_computed < len(sequence):
+                remaining = len(sequence) - sequence.num_computed
+                piece = Slice(sequence, min(remaining, self.scheduler.max_batch_tokens))
+                hidden, batch = self._forward([piece], all_logits=True)
+                chunk = self.model.logits(hidden, batch.logit_rows)
+                chunks.append(self.model.ops.download(chunk))
+                sequence.num_computed += piece.num_tokens
+        finally:
+            allocator.release(sequence.block_table)
+        return np.concatenate(chunks)

@@ -1,0 +1,260 @@
+"""LLM: loads a checkpoint, wires the rooms together, and answers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from llama_cu.checkpoint.checkpoint import open_checkpoint
+from llama_cu.checkpoint.rope import default_max_model_len
+from llama_cu.checkpoint.tokenizer import StreamDecoder
+from llama_cu.checkpoint.weights import load_weights
+from llama_cu.engine import Engine
+from llama_cu.errors import BackendUnavailable, RequestError
+from llama_cu.kv_cache import allocate_kv_cache, kv_bytes_per_token
+from llama_cu.model import Llama
+from llama_cu.ops.backend import get_ops
+from llama_cu.output import Output, TextStream, output_of
+from llama_cu.sampling_params import MAX_SEED, SamplingParams
+from llama_cu.sequence import Sequence
+from llama_cu.stopping import StopStrings
+
+Prompt = str | list[int]
+Message = Mapping[str, Any]
+Progress = Callable[[str, int, int], None]
+"""progress(what, done, total), called while weights load and kernels compile."""
+
+# The KV cache's share of the memory that is free once the weights are placed.
+_MEMORY_SHARE = 0.9
+# A CPU shares its memory with everything else: by default one context or this much, whichever
+# is more, but never more contexts than this.
+_CPU_CACHE_BYTES = 1 << 30
+_CPU_CACHE_CONTEXTS = 16
+
+
+class LLM:
+    """A Llama-family model, ready to answer.
+
+    `model` is a folder in Hugging Face layout. `device` is auto, cpu or cuda; `dtype` auto,
+    float32, float16 or bfloat16 (auto: the checkpoint's on CUDA, float32 on the CPU).
+    `kv_cache_bytes` bounds the KV cache, `max_model_len` prompt and answer together. `seed` makes
+    requests without a seed of their own repeatable. Raises ModelError for a checkpoint that
+    cannot be run, BackendUnavailable for a device that is not there, ValueError for wrong
+    arguments.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        kv_cache_bytes: int | None = None,
+        seed: int | None = None,
+        max_num_seqs: int = 64,
+        max_batch_tokens: int = 2048,
+        block_size: int = 16,
+        progress: Progress | None = None,
+    ) -> None:
+        for name, value in (
+            ("max_model_len", max_model_len),
+            ("kv_cache_bytes", kv_cache_bytes),
+            ("max_num_seqs", max_num_seqs),
+            ("max_batch_tokens", max_batch_tokens),
+            ("block_size", block_size),
+        ):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        checkpoint = open_checkpoint(Path(model))
+        self.config = config = checkpoint.config
+        self.tokenizer = checkpoint.tokenizer
+        longest = default_max_model_len(config)
+        if max_model_len is not None and max_model_len > longest:
+            raise ValueError(
+                f"max_model_len must be at most {longest}, which the model was made for, "
+                f"got {max_model_len}"
+            )
+        self.max_model_len = max_model_len or longest
+        ops, self.device_note = get_ops(device, dtype, checkpoint_dtype=config.dtype)
+        self.device_name, self.dtype = ops.device_name, ops.dtype.name
+        weights = load_weights(
+            checkpoint.folder,
+            config,
+            dtype=ops.dtype,
+            storage_dtype=ops.storage_dtype,
+            place=ops.upload,
+            progress=None if progress is None else lambda *done: progress("weights", *done),
+        )
+        llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
+        per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
+        num_tokens = self._cache_tokens(kv_cache_bytes, per_token, ops.free_memory())
+        num_blocks = num_tokens // block_size
+        if num_blocks == 0:
+            raise ValueError(
+                f"kv_cache_bytes must be at least {per_token * block_size} (one block), "
+                f"got {kv_cache_bytes}"
+            )
+        cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=block_size)
+        self.engine = Engine(
+            llama, cache, max_batch_tokens=max_batch_tokens, max_num_seqs=max_num_seqs
+        )
+        self._eos_token_ids = frozenset(config.eos_token_ids)
+        self._random = Random(secrets.randbits(64) if seed is None else seed)
+
+    def _cache_tokens(self, kv_cache_bytes: int | None, per_token: int, free: int) -> int:
+        if kv_cache_bytes is not None:
+            return kv_cache_bytes // per_token
+        usable = int(free * _MEMORY_SHARE)
+        if self.device_name.startswith("cpu"):
+            context = self.max_model_len * per_token
+            usable = min(usable, max(_CPU_CACHE_BYTES, context), _CPU_CACHE_CONTEXTS * context)
+        if usable < per_token:
+            raise BackendUnavailable(
+                f"{self.device_name} has {free} bytes left for the KV cache; a token needs "
+                f"{per_token}"
+            )
+        return usable // per_token
+
+    def generate(
+        self, prompts: Prompt | list[Prompt], params: SamplingParams | None = None
+    ) -> list[Output]:
+        """Answers to prompts, batched by the engine; `params.n` outputs per prompt, in order.
+
+        A prompt is a string or a list of token ids. Without params, the model's own
+        (generation_config.json) apply. Raises ValueError for a prompt that is neither or is
+        empty, RequestError for one that does not fit the context.
+        """
+        params = params or self.default_params()
+        sequences = [
+            sequence
+            for token_ids in self._prompts(prompts)
+            for sequence in self._sequences(token_ids, params)
+        ]
+        return self._run(sequences)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> TextStream:
+        """The answer's text in pieces, as they come; never half a character."""
+        return self._stream(self._encode(prompt), params or self.default_params())
+
+    def chat(self, messages: list[Message], params: SamplingParams | None = None) -> Output:
+        """The assistant's answer to messages of role and content, by the model's chat template."""
+        params = params or self.default_params()
+        return self._run(self._sequences(self._encode_chat(messages), params))[0]
+
+    def chat_stream(
+        self, messages: list[Message], params: SamplingParams | None = None
+    ) -> TextStream:
+        """`chat`, in pieces. What earlier turns left in the KV cache is reused."""
+        return self._stream(self._encode_chat(messages), params or self.default_params())
+
+    def count_chat_tokens(self, messages: list[Message]) -> int:
+        """Tokens of the messages as a prompt."""
+        return len(self._encode_chat(messages))
+
+    def logits(self, token_ids: list[int]) -> np.ndarray:
+        """float32 logits at every position: [num_tokens, vocab_size]."""
+        checked = self._check_ids(token_ids)
+        if len(checked) > self.max_model_len:
+            raise RequestError(
+                f"{len(checked)} tokens are more than max_model_len = {self.max_model_len}"
+            )
+        return self.engine.score(self._sequence(checked, SamplingParams(), 0))
+
+    def default_params(self) -> SamplingParams:
+        """SamplingParams from the model's generation_config.json, where it says something."""
+        defaults = self.config.generation
+        stated: dict[str, Any] = {
+            name: value
+            for name, value in (
+                ("temperature", 0.0 if defaults.do_sample is False else defaults.temperature),
+                ("top_k", defaults.top_k),
+                ("top_p", defaults.top_p),
+                ("min_p", defaults.min_p),
+                ("repetition_penalty", defaults.repetition_penalty),
+            )
+            if value is not None
+        }
+        return SamplingParams(**stated)
+
+    def _prompts(self, prompts: Any) -> list[list[int]]:
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+            return [self._encode(prompts)]
+        return [self._encode(prompt) for prompt in prompts]
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            return self._check_ids(prompt)
+        if self.tokenizer is None:
+            raise ValueError("prompt must be a list of token ids: the model has no tokenizer.json")
+        return self._check_ids(self.tokenizer.encode(prompt))
+
+    def _encode_chat(self, messages: list[Message]) -> list[int]:
+        if self.tokenizer is None:
+            raise ValueError("messages need a tokenizer, but the model has no tokenizer.json")
+        text = self.tokenizer.apply_chat_template(messages)
+        return self._check_ids(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _check_ids(self, token_ids: Iterable[Any]) -> list[int]:
+        ids = list(token_ids)
+        if not ids:
+            raise ValueError("prompt must hold at least one token, got none")
+        for token_id in ids:
+            if isinstance(token_id, bool) or not isinstance(token_id, int | np.integer):
+                raise ValueError(
+                    f"prompt must be a string or a list of token ids, got {token_id!r}"
+                )
+            if not 0 <= token_id < self.config.vocab_size:
+                raise ValueError(
+                    f"token ids must be in [0, {self.config.vocab_size}), got {token_id}"
+                )
+        return [int(token_id) for token_id in ids]
+
+    def _sequences(self, token_ids: list[int], params: SamplingParams) -> list[Sequence]:
+        if self.tokenizer is None and params.stop:
+            raise ValueError("stop strings need a tokenizer, but the model has no tokenizer.json")
+        for token_id in params.logit_bias:
+            if token_id >= self.config.vocab_size:
+                raise ValueError(
+                    f"logit_bias token ids must be in [0, {self.config.vocab_size}), got {token_id}"
+                )
+        seed = self._random.randrange(MAX_SEED + 1) if params.seed is None else params.seed
+        return [
+            self._sequence(token_ids, params, (seed + index) & MAX_SEED)
+            for index in range(params.n)
+        ]
+
+    def _sequence(self, token_ids: list[int], params: SamplingParams, seed: int) -> Sequence:
+        return Sequence(
+            token_ids=list(token_ids),
+            prompt_len=len(token_ids),
+            params=params,
+            seed=seed,
+            eos_token_ids=self._eos_token_ids,
+            max_len=self.max_model_len,
+            decoder=None if self.tokenizer is None else StreamDecoder(self.tokenizer, token_ids),
+            stops=StopStrings(tuple(params.stop)),
+        )
+
+    def _run(self, sequences: list[Sequence]) -> list[Output]:
+        try:
+            for sequence in sequences:
+                self.engine.submit(sequence)
+            while not all(sequence.finished for sequence in sequences):
+                self.engine.step()
+        finally:
+            for sequence in sequences:
+                self.engine.abort(sequence)
+        return [output_of(sequence) for sequence in sequences]
+
+    def _stream(self, token_ids: list[int], params: SamplingParams) -> TextStream:
+        if params.n != 1:
+            raise ValueError(f"n must be 1 for a stream, got {params.n}")
+        (sequence,) = self._sequences(token_ids, params)
+        self.engine.submit(sequence)
+        return TextStream(sequence, self.engine.step, self.engine.abort)

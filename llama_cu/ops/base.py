@@ -1,0 +1,117 @@
+"""What a backend must provide. A model is written in nothing else.
+
+Arrays are opaque here: NumPy's on the CPU, CuPy's on a GPU. Between ops a model may only slice
+the head axis, reshape, and read shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from llama_cu.batch import Batch, LogitEdits, SamplingRows
+
+Array = Any
+
+
+class Ops(Protocol):
+    """The verbs of a Llama-family transformer.
+
+    Every op computes in float32 and rounds its result to `dtype` once. `storage_dtype` is what
+    the arrays hold: `dtype` itself on CUDA, float32 (with values rounded to `dtype`) on NumPy.
+    Ops return new arrays, except where the docstring says "in place".
+    """
+
+    device_name: str
+    dtype: np.dtype[Any]
+    storage_dtype: np.dtype[Any]
+
+    def upload(self, host: Array) -> Array:
+        """The NumPy array on the device, same shape and dtype."""
+
+    def download(self, array: Array) -> Array:
+        """The array as NumPy; waits for the device."""
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """An uninitialised array of `storage_dtype` (weights buffers, the KV cache)."""
+
+    def free_memory(self) -> int:
+        """Bytes the device could still allocate."""
+
+    def gather(self, table: Array, rows: Array) -> Array:
+        """table[rows]: [num_rows, width] from [table_rows, width] and int32 rows (embedding)."""
+
+    def linear(
+        self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
+    ) -> Array:
+        """x weightᵀ + bias: [num_tokens, out_size] from [num_tokens, in_size], [out_size, in_size].
+
+        With `residual` [num_tokens, out_size] the product is added to it in place (beta = 1) and
+        it is returned; a bias is added to the residual first.
+        """
+
+    def logits(self, x: Array, weight: Array) -> Array:
+        """x weightᵀ in float32, not rounded: [num_rows, vocab_size]."""
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        """x / sqrt(mean(x²) + eps) * weight over the last axis; x [num_tokens, size]."""
+
+    def head_norm(self, x: Array, weight: Array, eps: float) -> None:
+        """RMSNorm of every head in place; x [num_tokens, num_heads, head_dim], a view of qkv."""
+
+    def rope_angles(
+        self, inv_freq: Array, rope_rows: Array, positions: Array, scaling: float
+    ) -> Array:
+        """cos and sin of the step's tokens: [num_tokens, head_dim] float32, cos in the first half.
+
+        The angle of token t is positions[t] * inv_freq[rope_rows[t]] (inv_freq
+        [num_rows, head_dim / 2] float32, product in float32); both are times `scaling`.
+        """
+
+    def rope(self, x: Array, cos_sin: Array) -> None:
+        """Rotate (x[i], x[i + head_dim / 2]) of every head in place.
+
+        x [num_tokens, num_heads, head_dim] is a view of qkv: heads contiguous, token stride free.
+        """
+
+    def store_kv(
+        self, k: Array, v: Array, k_cache: Array, v_cache: Array, slot_mapping: Array
+    ) -> None:
+        """Write k and v [num_tokens, num_kv_heads, head_dim] to their cache slots, in place.
+
+        Caches are [num_blocks, block_size, num_kv_heads, head_dim]; slot s is block
+        s // block_size, offset s % block_size.
+        """
+
+    def attention(
+        self,
+        q: Array,
+        k_cache: Array,
+        v_cache: Array,
+        batch: Batch,
+        scale: float,
+        window: int | None,
+    ) -> Array:
+        """Causal attention over the paged cache: [num_tokens, num_heads * head_dim].
+
+        q [num_tokens, num_heads, head_dim] is a view of qkv. Query i of n in a sequence with
+        context c stands at position c - n + i and sees keys at positions (p - window, p].
+        Query head h reads KV head h // (num_heads / num_kv_heads).
+        """
+
+    def swiglu(self, gate_up: Array) -> Array:
+        """silu(gate) * up: [num_tokens, size] from [num_tokens, 2 * size], gate first."""
+
+    def edit_logits(self, logits: Array, edits: LogitEdits) -> Array:
+        """A copy of logits [num_rows, vocab_size] with penalties and biases applied."""
+
+    def sample(self, logits: Array, rows: SamplingRows) -> Array:
+        """One token id per row: [num_rows] int32. The rule is in `numpy_ops.py`."""
+
+    def logprobs(self, logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:
+        """Log softmax of each row at its token, and at its most likely tokens.
+
+        Returns float32 [num_rows], int32 [num_rows, num_top], float32 [num_rows, num_top];
+        the top is ordered by falling logit, then by rising id.
+        """

@@ -1,0 +1,57 @@
+"""The seam under the CUDA backend: allocate, copy, compile, launch, multiply.
+
+CuPy fills it on a GPU; `tests/cuda_on_cpu` fills it with the same kernels compiled as C++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = Any
+
+Kernel = Callable[[tuple[int, ...], tuple[int, ...], Sequence[Any], int], None]
+"""kernel(grid, block, args, shared_bytes): args are device arrays and NumPy scalars of the exact
+C width (np.int32, np.float32, np.uint64); never a bare int or float."""
+
+
+class Device(Protocol):
+    """One CUDA device, or something that behaves like one. Work is queued in order."""
+
+    name: str
+    num_multiprocessors: int
+    max_shared_bytes: int  # dynamic shared memory a block may ask for
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An uninitialised C-contiguous array (float16, float32, int32, ml_dtypes.bfloat16...)."""
+
+    def upload(self, host: np.ndarray) -> Array:
+        """A device copy of a C-contiguous NumPy array."""
+
+    def download(self, array: Array) -> np.ndarray:
+        """A NumPy copy; waits for all queued work."""
+
+    def free_memory(self) -> int:
+        """Bytes that could still be allocated."""
+
+    def kernel(self, file: str, name: str, *template_args: str | int) -> Kernel:
+        """The kernel `name<template_args...>` of kernels/`file`.cu, compiled once and cached."""
+
+    def gemm(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        *,
+        transpose_b: bool = True,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+    ) -> None:
+        """out = beta * out + alpha * a @ bᵀ (or a @ b), in place, accumulated in float32.
+
+        a [..., m, k], b [..., n, k] ([..., k, n] if not transpose_b), out [..., m, n]: two axes,
+        or three for a strided batch. Last axis contiguous, other strides free. a and b share a
+        dtype; out has it too, or is float32.
+        """

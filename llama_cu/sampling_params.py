@@ -1,0 +1,128 @@
+"""How one request wants its tokens drawn, and when it wants them to end."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_LOGPROBS = 64
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """Names and meanings follow vLLM. Wrong values are a ValueError with name, rule and value.
+
+    temperature 0 is greedy. top_k 0 (or -1), top_p 1 and min_p 0 keep every token; they apply in
+    this order, after the penalties and the temperature. repetition_penalty looks at prompt and
+    answer, presence and frequency at the answer alone. max_tokens None means until the context
+    is full. The answer ends at an EOS token (unless ignore_eos), a stop token, or a stop string,
+    which is cut off; none of them before min_tokens. logprobs n returns the n most likely tokens
+    of each position and the chosen one. Without a seed, one is drawn.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    max_tokens: int | None = 256
+    min_tokens: int = 0
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    n: int = 1
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _number("temperature", self.temperature, 0, 100)
+        _integer("top_k", self.top_k, -1)
+        _number("top_p", self.top_p, 0, 1, open_low=True)
+        _number("min_p", self.min_p, 0, 1)
+        _number("repetition_penalty", self.repetition_penalty, 0, 100, open_low=True)
+        _number("presence_penalty", self.presence_penalty, -100, 100)
+        _number("frequency_penalty", self.frequency_penalty, -100, 100)
+        if self.max_tokens is not None:
+            _integer("max_tokens", self.max_tokens, 1)
+        _integer("min_tokens", self.min_tokens, 0)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens must be at most max_tokens ({self.max_tokens}), got {self.min_tokens}"
+            )
+        _integer("n", self.n, 1)
+        if self.seed is not None:
+            _integer("seed", self.seed, 0, MAX_SEED)
+        if self.logprobs is not None:
+            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if not isinstance(self.ignore_eos, bool):
+            raise ValueError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+        object.__setattr__(self, "stop", _stop_strings(self.stop))
+        object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids))
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether some logit changes before the draw."""
+        return bool(
+            self.logit_bias
+            or self.min_tokens
+            or self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+        )
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the draw depends on the tokens so far."""
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
+
+
+def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+    rule = f"must be in {'(' if open_low else '['}{low}, {high}]"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} {rule}, got {value!r}")
+    number = float(value)
+    above = number > low if open_low else number >= low
+    if math.isnan(number) or not above or number > high:
+        raise ValueError(f"{name} {rule}, got {value!r}")
+
+
+def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
+    rule = f"must be an integer of at least {low}" + ("" if high is None else f", at most {high}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name} {rule}, got {value!r}")
+    if int(value) < low or (high is not None and int(value) > high):
+        raise ValueError(f"{name} {rule}, got {value!r}")
+
+
+def _stop_strings(stop: Any) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    for string in strings:
+        if not isinstance(string, str) or not string:
+            raise ValueError(f"stop must be a non-empty string or a list of them, got {stop!r}")
+    return strings
+
+
+def _token_ids(token_ids: Any) -> tuple[int, ...]:
+    for token_id in token_ids or ():
+        _integer("stop_token_ids", token_id, 0)
+    return tuple(int(token_id) for token_id in token_ids or ())
+
+
+def _biases(logit_bias: Any) -> dict[int, float]:
+    if not isinstance(logit_bias or {}, Mapping):
+        raise ValueError(f"logit_bias must map token ids to numbers, got {logit_bias!r}")
+    biases = {}
+    for token_id, bias in (logit_bias or {}).items():
+        _integer("logit_bias token id", token_id, 0)
+        if isinstance(bias, bool) or not isinstance(bias, numbers.Real) or math.isnan(bias):
+            raise ValueError(f"logit_bias[{token_id}] must be a number, got {bias!r}")
+        biases[int(token_id)] = float(bias)
+    return biases

@@ -1,0 +1,131 @@
+"""Which sequences compute how many tokens in the next step. Host data only, no arrays."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from llama_cu.kv_cache import BlockAllocator
+from llama_cu.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The step computes sequence.token_ids[num_computed : num_computed + num_tokens]."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether the slice reaches the last token, so that the next one can be drawn."""
+        return self.sequence.num_computed + self.num_tokens == len(self.sequence)
+
+
+class Scheduler:
+    """First come, first served, under a token budget, with preemption by recompute.
+
+    Running sequences go first, in the order of their arrival; then waiting ones are admitted
+    while budget, blocks and `max_num_seqs` allow. When blocks run out, the youngest running
+    sequence gives its blocks back and waits at the head of the queue. `Engine.submit` refuses
+    what cannot fit alone, so the oldest sequence always gets on.
+    """
+
+    def __init__(
+        self, allocator: BlockAllocator, *, max_batch_tokens: int, max_num_seqs: int
+    ) -> None:
+        self.allocator = allocator
+        self.max_batch_tokens = max_batch_tokens
+        self.max_num_seqs = max_num_seqs
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self) -> list[Slice]:
+        """The next step's slices, with blocks for all their tokens; empty without work."""
+        budget = self.max_batch_tokens
+        slices: list[Slice] = []
+        i = 0
+        while i < len(self.running) and budget > 0:
+            sequence = self.running[i]
+            num_tokens = min(len(sequence) - sequence.num_computed, budget)
+            if not self._make_room(sequence, num_tokens):
+                break  # it was the youngest itself, and waits now
+            slices.append(Slice(sequence, num_tokens))
+            budget -= num_tokens
+            i += 1
+        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
+            admitted = self._admit(self.waiting[0], budget)
+            if admitted is None:
+                break
+            self.waiting.popleft()
+            self.running.append(admitted.sequence)
+            slices.append(admitted)
+            budget -= admitted.num_tokens
+        return slices
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Blocks for the next tokens of a running sequence; False if it had to give way itself."""
+        needed = self._num_missing(sequence.num_computed + num_tokens, len(sequence.block_table))
+        while self.allocator.num_free < needed:
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        sequence.block_table += [self.allocator.allocate() for _ in range(needed)]
+        return True
+
+    def _num_missing(self, num_tokens: int, num_blocks: int) -> int:
+        return max(0, -(-num_tokens // self.allocator.block_size) - num_blocks)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._give_back(sequence)
+        self.waiting.appendleft(sequence)
+
+    def _admit(self, sequence: Sequence, budget: int) -> Slice | None:
+        """Reuse what is cached of the sequence, and find blocks for its first chunk."""
+        found = self.allocator.find(sequence.token_ids, sequence.cache_salt)
+        num_cached = len(found) * self.allocator.block_size
+        num_tokens = min(len(sequence) - num_cached, budget)
+        needed = self._num_missing(num_cached + num_tokens, len(found))
+        if self.allocator.num_free - self.allocator.num_unused(found) < needed:
+            return None
+        self.allocator.claim(found)
+        sequence.block_table = found + [self.allocator.allocate() for _ in range(needed)]
+        sequence.num_computed = num_cached
+        sequence.num_registered = len(found)
+        if sequence.num_cached_tokens is None:
+            sequence.num_cached_tokens = min(num_cached, sequence.prompt_len)
+        return Slice(sequence, num_tokens)
+
+    def computed(self, piece: Slice) -> None:
+        """Count a slice's tokens as computed, and make the blocks they filled findable."""
+        sequence, size = piece.sequence, self.allocator.block_size
+        sequence.num_computed += piece.num_tokens
+        while (sequence.num_registered + 1) * size <= sequence.num_computed:
+            start = sequence.num_registered * size
+            tokens = tuple(sequence.token_ids[start : start + size])
+            self.allocator.register(
+                sequence.block_table, sequence.num_registered, tokens, sequence.cache_salt
+            )
+            sequence.num_registered += 1
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a finished or aborted sequence; its blocks come back."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self._give_back(sequence)
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self.allocator.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed = sequence.num_registered = 0

@@ -1,0 +1,141 @@
+"""Packs a step's description into one host buffer and uploads it once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from llama_cu.batch import Batch, LogitEdits, SamplingRows
+from llama_cu.ops.base import Ops
+from llama_cu.scheduler import Slice
+from llama_cu.sequence import Sequence
+
+Array = Any
+
+RopeRow = Callable[[int, int], int]
+"""rope_row(position, prompt_len): the row of inv_freq that rotates a token."""
+
+
+def build_batch(
+    slices: Seq[Slice], ops: Ops, *, block_size: int, rope_row: RopeRow | None, all_logits: bool
+) -> Batch:
+    """The batch of these slices; logits are wanted of each slice that completes its sequence.
+
+    `rope_row` None means one row for all. With `all_logits` every token's logits are wanted.
+    """
+    token_ids: list[int] = []
+    positions: list[int] = []
+    rope_rows: list[int] = []
+    slots: list[int] = []
+    cu_seqlens = [0]
+    logit_rows: list[int] = []
+    for piece in slices:
+        sequence, table = piece.sequence, piece.sequence.block_table
+        steps = range(sequence.num_computed, sequence.num_computed + piece.num_tokens)
+        token_ids += sequence.token_ids[steps.start : steps.stop]
+        positions += steps
+        if rope_row is not None:
+            rope_rows += [rope_row(position, sequence.prompt_len) for position in steps]
+        slots += [table[p // block_size] * block_size + p % block_size for p in steps]
+        cu_seqlens.append(len(token_ids))
+        if piece.completes:
+            logit_rows.append(len(token_ids) - 1)
+    tables = tuple(tuple(piece.sequence.block_table) for piece in slices)
+    width = max(map(len, tables))
+    context_lens = tuple(piece.sequence.num_computed + piece.num_tokens for piece in slices)
+    arrays = _upload_fields(
+        ops,
+        [
+            token_ids,
+            positions,
+            rope_rows if rope_row is not None else [0] * len(token_ids),
+            slots,
+            cu_seqlens,
+            list(context_lens),
+            [block for table in tables for block in (*table, *(0,) * (width - len(table)))],
+            list(range(len(token_ids))) if all_logits else logit_rows,
+        ],
+    )
+    return Batch(
+        token_ids=arrays[0],
+        positions=arrays[1],
+        rope_rows=arrays[2],
+        slot_mapping=arrays[3],
+        cu_seqlens_q=arrays[4],
+        context_lens=arrays[5],
+        block_tables=arrays[6].reshape(len(tables), width),
+        logit_rows=arrays[7],
+        query_lens=tuple(piece.num_tokens for piece in slices),
+        host_context_lens=context_lens,
+        host_block_tables=tables,
+    )
+
+
+def _upload_fields(ops: Ops, fields: list[list[int]]) -> list[Array]:
+    """Each list as an int32 array on the device, all of them views of one upload."""
+    packed = ops.upload(np.array(list(chain.from_iterable(fields)), np.int32))
+    arrays, start = [], 0
+    for values in fields:
+        arrays.append(packed[start : start + len(values)])
+        start += len(values)
+    return arrays
+
+
+def build_sampling_rows(sequences: Seq[Sequence], ops: Ops) -> SamplingRows:
+    """The draw of each sequence's next token."""
+    words = [sequence.sampling_words for sequence in sequences]
+    temperature, top_p, min_p, top_k, low, high = (
+        list(column) for column in zip(*words, strict=True)
+    )
+    seeds = [half for pair in zip(low, high, strict=True) for half in pair]
+    positions = [len(sequence) for sequence in sequences]
+    arrays = _upload_fields(ops, [temperature, top_p, min_p, top_k, seeds, positions])
+    params = [sequence.params for sequence in sequences]
+    return SamplingRows(
+        temperature=arrays[0].view(np.float32),
+        top_p=arrays[1].view(np.float32),
+        min_p=arrays[2].view(np.float32),
+        top_k=arrays[3],
+        seeds=arrays[4].reshape(-1, 2),
+        positions=arrays[5],
+        all_greedy=all(p.temperature == 0 for p in params),
+        any_filter=any(p.top_k > 0 or p.top_p < 1 or p.min_p > 0 for p in params),
+    )
+
+
+def build_logit_edits(sequences: Seq[Sequence], ops: Ops) -> LogitEdits | None:
+    """Penalties and biases of the next token's logits, or None where no sequence has any."""
+    entries: list[tuple[int, int, int, int]] = []
+    biases: list[float] = []
+    for row, sequence in enumerate(sequences):
+        banned = sequence.banned_ids()
+        touched = set(sequence.params.logit_bias) | banned
+        if sequence.params.counts_tokens:
+            touched |= sequence.prompt_tokens | sequence.counts.keys()
+        for token_id in sorted(touched):
+            count = sequence.counts[token_id]
+            seen = count > 0 or token_id in sequence.prompt_tokens
+            entries.append((row, token_id, count, int(seen)))
+            bias = sequence.params.logit_bias.get(token_id, 0.0)
+            biases.append(-np.inf if token_id in banned else bias)
+    if not entries:
+        return None
+    rows, token_ids, counts, seen_flags = (
+        ops.upload(np.ascontiguousarray(column)) for column in np.array(entries, np.int32).T
+    )
+    penalties = [
+        (p.repetition_penalty, p.presence_penalty, p.frequency_penalty)
+        for p in (sequence.params for sequence in sequences)
+    ]
+    return LogitEdits(
+        rows=rows,
+        token_ids=token_ids,
+        counts=counts,
+        seen=seen_flags,
+        biases=ops.upload(np.array(biases, np.float32)),
+        penalties=ops.upload(np.array(penalties, np.float32)),
+    )
