@@ -1,0 +1,263 @@
+"""Rotary position embedding: from a checkpoint's parameters to the table of inverse frequencies.
+
+All arithmetic on frequencies is float32 in the order in which Hugging Face transformers does it, so
+that angles agree to the last bits even far into a long context.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llama_cu.checkpoint.fields import Fields
+from llama_cu.errors import ModelError
+
+if TYPE_CHECKING:
+    from llama_cu.checkpoint.config import ModelConfig
+
+Array = Any
+
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """RoPE parameters, named as in transformers' `rope_parameters`; unused ones keep a default."""
+
+    rope_type: str = "default"
+    rope_theta: float = 10000.0
+    factor: float = 1.0
+    original_max_position_embeddings: int = 0  # llama3 and yarn: the length before the extension
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+def read_rope(fields: Fields, *, head_dim: int) -> RopeConfig:
+    """RopeConfig from config.json, as transformers 4 writes it (`rope_theta`, `rope_scaling`) or as
+    transformers 5 does (`rope_parameters`). ModelError for a type or value that cannot be run."""
+    parameters = _rope_fields(fields)
+    top = fields.number("rope_theta", 10000.0)
+    fields_with_theta = (
+        parameters if parameters is not None and parameters.has("rope_theta") else fields
+    )
+    theta = fields_with_theta.number("rope_theta", top)
+    if parameters is None:
+        _refuse_partial(fields)
+        return RopeConfig(rope_theta=theta)
+    _refuse_partial(parameters if parameters.has("partial_rotary_factor") else fields)
+    rope_type = _rope_type(parameters)
+    if rope_type == "default":
+        return RopeConfig(rope_theta=theta)
+    if rope_type == "dynamic" and head_dim == 2:
+        raise parameters.refuse("rope_type", "needs a head_dim above 2")
+    if rope_type in ("linear", "dynamic"):
+        return RopeConfig(rope_type, theta, parameters.number("factor"))
+    original = _original_length(fields, parameters)
+    if rope_type == "llama3":
+        return _read_llama3(parameters, theta, original)
+    return _read_yarn(fields, parameters, theta, original)
+
+
+def _rope_fields(fields: Fields) -> Fields | None:
+    scaling, parameters = fields.nested("rope_scaling"), fields.nested("rope_parameters")
+    found = scaling or parameters
+    if found is None:
+        return None
+    # transformers 5 may keep one set per layer type; these architectures rotate all layers alike.
+    sets = [value for value in found.values.values() if isinstance(value, dict)]
+    if not sets:
+        return found
+    if len(sets) != len(found.values) or any(one != sets[0] for one in sets):
+        raise ModelError(
+            f"{found.source}: must be the same for every layer type, got {found.values}"
+        )
+    return Fields(found.source, sets[0])
+
+
+def _rope_type(parameters: Fields) -> str:
+    names = {parameters.text(name) for name in ("rope_type", "type") if parameters.has(name)}
+    if len(names) > 1:
+        raise parameters.refuse("rope_type", f"contradicts type {parameters.values['type']!r}")
+    rope_type = names.pop() if names else "default"
+    if rope_type not in ROPE_TYPES:
+        name = "rope_type" if parameters.has("rope_type") else "type"
+        raise parameters.refuse(name, f"must be one of {', '.join(ROPE_TYPES)}")
+    return rope_type
+
+
+def _refuse_partial(fields: Fields) -> None:
+    if fields.number("partial_rotary_factor", 1.0) != 1.0:
+        raise fields.refuse("partial_rotary_factor", "must be 1")
+
+
+def _original_length(fields: Fields, parameters: Fields) -> int:
+    name = "original_max_position_embeddings"
+    if fields.has(name):
+        return fields.integer(name)
+    if parameters.has(name):
+        return parameters.integer(name)
+    return fields.integer("max_position_embeddings")
+
+
+def _read_llama3(parameters: Fields, theta: float, original: int) -> RopeConfig:
+    low, high = parameters.number("low_freq_factor"), parameters.number("high_freq_factor")
+    if high <= low:
+        raise parameters.refuse("high_freq_factor", f"must be above low_freq_factor ({low:g})")
+    return RopeConfig("llama3", theta, parameters.number("factor"), original, low, high)
+
+
+def _read_yarn(fields: Fields, parameters: Fields, theta: float, original: int) -> RopeConfig:
+    def optional(name: str) -> float | None:
+        return parameters.number(name, above=False) if parameters.has(name) else None
+
+    if "factor" in parameters.values and not parameters.has("factor"):
+        factor = fields.integer("max_position_embeddings") / original
+    else:
+        factor = parameters.number("factor")
+    if theta == 1.0:
+        raise fields.refuse("rope_theta", "must not be 1 for rope type yarn")
+    return RopeConfig(
+        "yarn",
+        theta,
+        factor,
+        original,
+        attention_factor=optional("attention_factor"),
+        mscale=optional("mscale"),
+        mscale_all_dim=optional("mscale_all_dim"),
+        # 0 counts as not given, as in transformers
+        beta_fast=optional("beta_fast") or 32.0,
+        beta_slow=optional("beta_slow") or 1.0,
+        truncate=parameters.flag("truncate", True),
+    )
+
+
+def default_max_model_len(config: ModelConfig) -> int:
+    """The longest sequence, in tokens, that the checkpoint is meant for.
+
+    max_position_embeddings is that length for types default and llama3. Types linear and dynamic
+    multiply it by their factor. For yarn it is original_max_position_embeddings * factor, because
+    max_position_embeddings may or may not hold the extended length already (vLLM's rule).
+    """
+    rope = config.rope
+    if rope.rope_type in ("linear", "dynamic"):
+        return int(config.max_position_embeddings * rope.factor)
+    if rope.rope_type == "yarn":
+        return int(rope.original_max_position_embeddings * rope.factor)
+    return config.max_position_embeddings
+
+
+def rope_row(config: ModelConfig, position: int, prompt_len: int) -> int:
+    """The row of the table that rotates the token at `position` of a sequence.
+
+    0 for every type but dynamic. There the base grows with the length of the sequence at the time
+    the token is computed: the prompt's length for a prompt token, position + 1 for a generated one.
+    """
+    if config.rope.rope_type != "dynamic":
+        return 0
+    return max(0, max(prompt_len, position + 1) - config.max_position_embeddings)
+
+
+def attention_scaling(config: ModelConfig) -> float:
+    """What cos and sin are multiplied by: 1 but for yarn (section 3.4 of arXiv 2309.00071)."""
+    rope = config.rope
+    if rope.rope_type != "yarn":
+        return 1.0
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return _mscale(rope.factor, rope.mscale) / _mscale(rope.factor, rope.mscale_all_dim)
+    return _mscale(rope.factor, 1.0)
+
+
+def _mscale(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1.0 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def inv_freq_table(config: ModelConfig, max_model_len: int) -> Array:
+    """Inverse frequencies [num_rows, head_dim / 2] float32, one row for each value of `rope_row`.
+
+    Static types have one row, dynamic has one more for every length beyond
+    max_position_embeddings up to max_model_len.
+    """
+    rope = config.rope
+    if rope.rope_type == "dynamic":
+        return _dynamic_rows(config, max_model_len)
+    wavelengths = _powers(np.float32(rope.rope_theta), config.head_dim)
+    if rope.rope_type == "yarn":
+        return _yarn(rope, wavelengths, config.head_dim)[None]
+    inv_freq = np.float32(1) / wavelengths
+    if rope.rope_type == "linear":
+        inv_freq = inv_freq / np.float32(rope.factor)
+    elif rope.rope_type == "llama3":
+        inv_freq = _llama3(rope, inv_freq)
+    return inv_freq[None]
+
+
+def _powers(base: Array, head_dim: int) -> Array:
+    """base ** (2 i / head_dim) for i below head_dim / 2: float32, along a new last axis."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return _power(base[..., None], exponents)
+
+
+def _power(base: Array, exponent: Array) -> Array:
+    """base ** exponent of float32s, rounded once: NumPy's float32 power differs by machine."""
+    wide = np.power(np.asarray(base, np.float64), np.asarray(exponent, np.float64))
+    return wide.astype(np.float32)
+
+
+def _dynamic_rows(config: ModelConfig, max_model_len: int) -> Array:
+    """NTK-aware scaling: theta grows by (factor length / trained - factor + 1) ** (d / (d - 2))."""
+    rope, head_dim, trained = config.rope, config.head_dim, config.max_position_embeddings
+    lengths = np.arange(trained, max(trained, max_model_len) + 1, dtype=np.float32)
+    factor = np.float32(rope.factor)
+    stretch = factor * lengths / np.float32(trained) - np.float32(rope.factor - 1)
+    growth = _power(stretch, np.float32(head_dim / (head_dim - 2)))
+    return np.float32(1) / _powers(np.float32(rope.rope_theta) * growth, head_dim)
+
+
+def _llama3(rope: RopeConfig, inv_freq: Array) -> Array:
+    """Long wavelengths are divided by the factor, short ones kept, those between blended."""
+    original, low, high = (
+        np.float32(value)
+        for value in (
+            rope.original_max_position_embeddings,
+            rope.low_freq_factor,
+            rope.high_freq_factor,
+        )
+    )
+    factor = np.float32(rope.factor)
+    wavelengths = np.float32(2 * math.pi) / inv_freq
+    scaled = np.where(wavelengths > original / low, inv_freq / factor, inv_freq)
+    blend = (original / wavelengths - low) / (high - low)
+    blended = (np.float32(1) - blend) * scaled / factor + blend * scaled
+    between = (wavelengths >= original / high) & (wavelengths <= original / low)
+    return np.where(between, blended, scaled)
+
+
+def _yarn(rope: RopeConfig, wavelengths: Array, head_dim: int) -> Array:
+    """Section 3.2 of arXiv 2309.00071: interpolate slow dimensions, keep fast ones, or blend."""
+
+    def dimension(num_rotations: float) -> float:
+        turns = rope.original_max_position_embeddings / (num_rotations * 2 * math.pi)
+        return head_dim * math.log(turns) / (2 * math.log(rope.rope_theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = float(math.floor(low)), float(math.ceil(high))
+    low, high = max(low, 0.0), min(high, head_dim - 1.0)
+    if low == high:
+        high += 0.001  # a step instead of a ramp
+    index = np.arange(head_dim // 2, dtype=np.float32)
+    ramp = np.clip((index - np.float32(low)) / np.float32(high - low), 0, 1)
+    keep = np.float32(1) - ramp
+    interpolated = np.float32(1) / (np.float32(rope.factor) * wavelengths)
+    return interpolated * (np.float32(1) - keep) + np.float32(1) / wavelengths * keep

@@ -1,0 +1,165 @@
+"""One safetensors file: its header, and its tensors copied into arrays of another dtype.
+
+The data is memory-mapped piece by piece and every piece is unmapped before the next, so that
+mapped pages never add up to the size of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from llama_cu.errors import ModelError
+
+Array = Any
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT_DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": BFLOAT16,
+}
+PIECE_BYTES = 16 << 20
+BLOCK_SIZE = 1 << 17  # elements converted at once: the temporaries stay in a core's cache
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies in its file: `dtype` in the file's spelling, offset from the start."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    num_bytes: int
+
+
+class TensorFile:
+    """A safetensors file whose header has been checked; ModelError where it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries = _read_header(path)
+
+    def copy(self, name: str, out: Array, *, dtype: np.dtype[Any]) -> None:
+        """Write a tensor, rounded to `dtype`, into `out`: contiguous, same size, any float dtype.
+
+        ModelError where a finite value is too large for `dtype`.
+        """
+        flat = out.reshape(-1)
+        for start, piece in self._pieces(name):
+            too_large = convert(piece, flat[start : start + piece.size], dtype=dtype)
+            if too_large is not None:
+                raise ModelError(
+                    f"{self.path}: tensor {name}: expected values that fit {dtype.name}, "
+                    f"found {too_large:g}"
+                )
+            del piece  # unmapped before the next one is mapped
+
+    def same(self, name: str, other: TensorFile, other_name: str) -> bool:
+        """Whether two tensors hold the same dtype, shape and bits."""
+        mine, theirs = self.entries[name], other.entries[other_name]
+        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
+            return False
+        pairs = zip(self._pieces(name), other._pieces(other_name), strict=True)
+        return all(np.array_equal(_bits(a[1]), _bits(b[1])) for a, b in pairs)
+
+    def _pieces(self, name: str) -> Iterator[tuple[int, Array]]:
+        """(first element, flat view of the mapped file), piece after piece."""
+        entry = self.entries[name]
+        dtype = FLOAT_DTYPES[entry.dtype].newbyteorder("<")
+        with self.path.open("rb") as file:
+            for start in range(0, entry.num_bytes, PIECE_BYTES):
+                length = min(PIECE_BYTES, entry.num_bytes - start)
+                first = entry.offset + start
+                lead = first % mmap.ALLOCATIONGRANULARITY
+                pages = mmap.mmap(
+                    file.fileno(), lead + length, access=mmap.ACCESS_READ, offset=first - lead
+                )
+                piece = np.frombuffer(pages, dtype, length // dtype.itemsize, lead)
+                del pages  # from here on the view alone keeps them mapped
+                yield start // dtype.itemsize, piece
+                del piece
+
+
+def convert(source: Array, out: Array, *, dtype: np.dtype[Any]) -> float | None:
+    """Round flat `source` to `dtype` and store it in flat `out`, whose dtype may be wider.
+
+    Returns the first finite value that became infinite, or None.
+    """
+    for start in range(0, source.size, BLOCK_SIZE):
+        block = source[start : start + BLOCK_SIZE]
+        target = out[start : start + BLOCK_SIZE]
+        if block.dtype == dtype:
+            _widen(block, target)
+            continue
+        wide = np.empty(block.shape, np.float32)
+        _widen(block, wide)
+        if dtype == np.float32:
+            np.copyto(target, wide)
+            continue
+        with np.errstate(over="ignore"):
+            rounded = wide.astype(dtype)
+        lost = np.isinf(rounded) & np.isfinite(wide)
+        if lost.any():
+            return float(wide[lost][0])
+        _widen(rounded, target)
+    return None
+
+
+def _widen(block: Array, target: Array) -> None:
+    """target = block without rounding: the same dtype, or float32."""
+    if block.dtype == BFLOAT16 and target.dtype == np.float32:
+        # A bfloat16 is the upper half of a float32; this is several times as fast as a cast.
+        bits, shift = block.view(np.uint16), np.uint32(16)
+        np.left_shift(bits, shift, out=target.view(np.uint32), dtype=np.uint32)
+    else:
+        np.copyto(target, block)
+
+
+def _bits(array: Array) -> Array:
+    return array.view(f"u{array.itemsize}")
+
+
+def _read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of a file by name. The safetensors library judges the header's consistency."""
+    try:
+        file_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if file_bytes < 8 or header_bytes > file_bytes - 8:
+                raise ModelError(
+                    f"{path}: damaged header: expected {8 + header_bytes} bytes at least, "
+                    f"found a file of {file_bytes}"
+                )
+            header = json.loads(file.read(header_bytes))
+        entries = {
+            name: _entry(value, 8 + header_bytes)
+            for name, value in header.items()
+            if name != "__metadata__"
+        }
+        for name, entry in entries.items():
+            if entry.offset + entry.num_bytes > file_bytes:
+                raise ModelError(
+                    f"{path}: tensor {name}: truncated: expected bytes up to "
+                    f"{entry.offset + entry.num_bytes}, found a file of {file_bytes}"
+                )
+        with safe_open(path, "np") as checked:
+            checked.keys()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: damaged header: {error}") from error
+    return entries
+
+
+def _entry(value: dict[str, Any], data_start: int) -> TensorEntry:
+    begin, end = value["data_offsets"]
+    return TensorEntry(str(value["dtype"]), tuple(value["shape"]), data_start + begin, end - begin)

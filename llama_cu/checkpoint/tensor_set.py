@@ -1,0 +1,93 @@
+"""All tensors of a checkpoint folder, in one file or in shards that an index names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_cu.checkpoint.fields import read_json_object
+from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES, TensorEntry, TensorFile
+from llama_cu.errors import ModelError
+
+Array = Any
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class TensorSet:
+    """The file of every tensor, and the path that lists them: the one file, or the index."""
+
+    source: Path
+    files: dict[str, TensorFile]
+
+    def entry(self, name: str) -> TensorEntry:
+        return self.files[name].entries[name]
+
+    def stack(
+        self, names: tuple[str, ...], *, dtype: np.dtype[Any], storage_dtype: np.dtype[Any]
+    ) -> Array:
+        """Tensors one after the other along the first axis, rounded to `dtype`."""
+        shapes = [self.entry(name).shape for name in names]
+        num_rows = [shape[0] for shape in shapes]
+        stacked = np.empty((sum(num_rows), *shapes[0][1:]), storage_dtype)
+        first = 0
+        for name, rows in zip(names, num_rows, strict=True):
+            self.files[name].copy(name, stacked[first : first + rows], dtype=dtype)
+            first += rows
+        return stacked
+
+
+def open_tensors(folder: str | Path) -> TensorSet:
+    """The tensors of a folder. ModelError for a damaged file, or an index that does not fit."""
+    single, index = Path(folder) / SINGLE, Path(folder) / INDEX
+    if single.exists():
+        file = TensorFile(single)
+        return TensorSet(single, dict.fromkeys(file.entries, file))
+    if not index.exists():
+        raise ModelError(f"{folder}: expected {SINGLE} or {INDEX}, found neither")
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelError(f"{index}: weight_map must be a JSON object, got {weight_map!r}")
+    shards = {str(name): _open_shard(index, name) for name in weight_map.values()}
+    return TensorSet(index, _match(weight_map, shards))
+
+
+def stored_dtype(folder: str | Path) -> str | None:
+    """The dtype of the first float tensor of a folder, None where there are no weights."""
+    if not any((Path(folder) / name).exists() for name in (SINGLE, INDEX)):
+        return None
+    tensors = open_tensors(folder)
+    dtypes = (tensors.entry(name).dtype for name in tensors.files)
+    return next((FLOAT_DTYPES[dtype].name for dtype in dtypes if dtype in FLOAT_DTYPES), None)
+
+
+def ignored(name: str) -> bool:
+    """Whether a tensor, found in old checkpoints, only repeats what config.json says."""
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def _open_shard(index: Path, name: Any) -> TensorFile:
+    # A plain name: an index must not lead out of its folder.
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ModelError(f"{index}: weight_map must name files in its folder, got {name!r}")
+    path = index.parent / name
+    if not path.exists():
+        raise ModelError(f"{path}: expected by {index.name}, not found")
+    return TensorFile(path)
+
+
+def _match(weight_map: dict[str, str], shards: dict[str, TensorFile]) -> dict[str, TensorFile]:
+    """The file of each tensor; index and shards must name the same tensors."""
+    files = {name: shards[shard] for name, shard in weight_map.items()}
+    for name, file in files.items():
+        if name not in file.entries:
+            raise ModelError(f"{file.path}: tensor {name}: expected by {INDEX}, not found")
+    for file in shards.values():
+        for name in file.entries:
+            if files.get(name) is not file and not ignored(name):
+                raise ModelError(f"{file.path}: tensor {name}: found, but {INDEX} does not say so")
+    return files

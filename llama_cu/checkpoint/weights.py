@@ -1,0 +1,196 @@
+"""Weights, from safetensors files: every tensor accounted for, q/k/v and gate/up fused once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_cu.checkpoint.config import ModelConfig
+from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES
+from llama_cu.checkpoint.tensor_set import TensorSet, ignored, open_tensors
+from llama_cu.errors import ModelError
+
+Array = Any
+Progress = Callable[[int, int], None]
+Shapes = dict[str, tuple[int, ...]]
+
+EMBED_TOKENS, NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """One decoder layer. Matrices are [out_size, in_size]; None: the model has no such part."""
+
+    input_layernorm: Array  # [hidden_size]
+    qkv_proj: Array  # [(num_heads + 2 num_kv_heads) * head_dim, hidden_size]: q, then k, then v
+    qkv_bias: Array | None
+    q_norm: Array | None  # [head_dim]
+    k_norm: Array | None  # [head_dim]
+    o_proj: Array  # [hidden_size, num_heads * head_dim]
+    o_bias: Array | None
+    post_attention_layernorm: Array  # [hidden_size]
+    gate_up_proj: Array  # [2 * intermediate_size, hidden_size]: gate, then up
+    gate_up_bias: Array | None
+    down_proj: Array  # [hidden_size, intermediate_size]
+    down_bias: Array | None
+
+
+# The checkpoint's tensors that make each field of LayerWeights, stacked along the first axis.
+LAYER_PARTS = {
+    "input_layernorm": ("input_layernorm.weight",),
+    "qkv_proj": tuple(f"self_attn.{name}_proj.weight" for name in "qkv"),
+    "qkv_bias": tuple(f"self_attn.{name}_proj.bias" for name in "qkv"),
+    "q_norm": ("self_attn.q_norm.weight",),
+    "k_norm": ("self_attn.k_norm.weight",),
+    "o_proj": ("self_attn.o_proj.weight",),
+    "o_bias": ("self_attn.o_proj.bias",),
+    "post_attention_layernorm": ("post_attention_layernorm.weight",),
+    "gate_up_proj": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+    "gate_up_bias": ("mlp.gate_proj.bias", "mlp.up_proj.bias"),
+    "down_proj": ("mlp.down_proj.weight",),
+    "down_bias": ("mlp.down_proj.bias",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """All weights of a model; `lm_head` is the same array as `embed_tokens` where they are tied."""
+
+    embed_tokens: Array  # [vocab_size, hidden_size]
+    layers: tuple[LayerWeights, ...]
+    norm: Array  # [hidden_size]
+    lm_head: Array  # [vocab_size, hidden_size]
+
+
+def layer_shapes(config: ModelConfig) -> Shapes:
+    """Shapes of one layer's tensors as they are in a checkpoint, without `model.layers.N.`."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    q_size = config.num_attention_heads * config.head_dim
+    kv_size = config.num_key_value_heads * config.head_dim
+    shapes: Shapes = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    if config.qk_norm:
+        shapes["self_attn.q_norm.weight"] = (config.head_dim,)
+        shapes["self_attn.k_norm.weight"] = (config.head_dim,)
+    for name, out_size, in_size, has_bias in (
+        ("self_attn.q_proj", q_size, hidden, config.qkv_bias),
+        ("self_attn.k_proj", kv_size, hidden, config.qkv_bias),
+        ("self_attn.v_proj", kv_size, hidden, config.qkv_bias),
+        ("self_attn.o_proj", hidden, q_size, config.o_bias),
+        ("mlp.gate_proj", inner, hidden, config.mlp_bias),
+        ("mlp.up_proj", inner, hidden, config.mlp_bias),
+        ("mlp.down_proj", hidden, inner, config.mlp_bias),
+    ):
+        shapes[f"{name}.weight"] = (out_size, in_size)
+        if has_bias:
+            shapes[f"{name}.bias"] = (out_size,)
+    return shapes
+
+
+def weight_bytes(config: ModelConfig, dtype: np.dtype[Any]) -> int:
+    """Bytes of all weights held in `dtype`; tied embeddings count once."""
+    vocab = config.vocab_size * config.hidden_size
+    layer = sum(math.prod(shape) for shape in layer_shapes(config).values())
+    tables = vocab if config.tie_word_embeddings else 2 * vocab
+    total = tables + config.hidden_size + config.num_hidden_layers * layer
+    return total * dtype.itemsize
+
+
+def load_weights(
+    folder: str | Path,
+    config: ModelConfig,
+    *,
+    dtype: np.dtype[Any],
+    storage_dtype: np.dtype[Any],
+    place: Callable[[Array], Array],
+    progress: Progress | None = None,
+) -> Weights:
+    """All weights of a checkpoint folder, rounded to `dtype` and held in `storage_dtype`.
+
+    `place` takes each finished host array to where it shall stay and returns it; `progress` gets
+    bytes done and bytes in all. ModelError names file, tensor, expected and found.
+    """
+    tensors = open_tensors(folder)
+    tied_name = _check_tensors(tensors, config)
+    total_bytes = weight_bytes(config, storage_dtype)
+    done_bytes = 0
+
+    def load(*names: str) -> Array:
+        nonlocal done_bytes
+        host = tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype)
+        done_bytes += host.nbytes
+        placed = place(host)
+        if progress is not None:
+            progress(done_bytes, total_bytes)
+        return placed
+
+    present = layer_shapes(config)
+
+    def load_layer(prefix: str) -> LayerWeights:
+        return LayerWeights(
+            **{
+                field: load(*(prefix + part for part in parts)) if parts[0] in present else None
+                for field, parts in LAYER_PARTS.items()
+            }
+        )
+
+    embed_tokens = load(tied_name or EMBED_TOKENS)
+    layers = tuple(load_layer(f"model.layers.{i}.") for i in range(config.num_hidden_layers))
+    norm = load(NORM)
+    lm_head = embed_tokens if tied_name else load(LM_HEAD)
+    return Weights(embed_tokens, layers, norm, lm_head)
+
+
+def _check_tensors(tensors: TensorSet, config: ModelConfig) -> str | None:
+    """Compare names, shapes and dtypes with the model; the tied table's name where it is tied."""
+    expected: Shapes = {NORM: (config.hidden_size,)}
+    for i in range(config.num_hidden_layers):
+        expected |= {f"model.layers.{i}.{n}": shape for n, shape in layer_shapes(config).items()}
+    table = (config.vocab_size, config.hidden_size)
+    if config.tie_word_embeddings:
+        present = [name for name in (EMBED_TOKENS, LM_HEAD) if name in tensors.files]
+        expected |= dict.fromkeys(present or [EMBED_TOKENS], table)
+    else:
+        expected |= {EMBED_TOKENS: table, LM_HEAD: table}
+    problems = list(_problems(tensors, expected))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ModelError(problems[0] + more)
+    if not config.tie_word_embeddings:
+        return None
+    if len(present) == 2:
+        _check_tied(tensors)
+    return present[0]
+
+
+def _problems(tensors: TensorSet, expected: Shapes) -> Iterator[str]:
+    for name, shape in expected.items():
+        if name not in tensors.files:
+            yield f"{tensors.source}: tensor {name}: expected shape {list(shape)}, not found"
+            continue
+        entry, path = tensors.entry(name), tensors.files[name].path
+        if entry.shape != shape:
+            yield f"{path}: tensor {name}: expected shape {list(shape)}, found {list(entry.shape)}"
+        elif entry.dtype not in FLOAT_DTYPES:
+            known = ", ".join(FLOAT_DTYPES)
+            yield f"{path}: tensor {name}: expected dtype {known}, found {entry.dtype}"
+    for name, file in tensors.files.items():
+        if name not in expected and not ignored(name):
+            found = f"{file.entries[name].dtype} {list(file.entries[name].shape)}"
+            yield f"{file.path}: tensor {name}: not a part of this model, found {found}"
+
+
+def _check_tied(tensors: TensorSet) -> None:
+    # transformers 4 ties them all the same and 5 does not: no reading of it is safe.
+    if not tensors.files[EMBED_TOKENS].same(EMBED_TOKENS, tensors.files[LM_HEAD], LM_HEAD):
+        raise ModelError(
+            f"{tensors.source}: tensor {LM_HEAD}: expected the same values as {EMBED_TOKENS} "
+            f"because tie_word_embeddings is true, found others"
+        )
