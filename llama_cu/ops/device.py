@@ -25,7 +25,10 @@ class Device(Protocol):
     max_shared_bytes: int  # dynamic shared memory a block may ask for
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An uninitialised C-contiguous array (float16, float32, int32, ml_dtypes.bfloat16...)."""
+        """An uninitialised C-contiguous array (float16, float32, int32, ml_dtypes.bfloat16...).
+
+        Raises MemoryError when the device has no room for it.
+        """
 
     def upload(self, host: np.ndarray) -> Array:
         """A device copy of a C-contiguous NumPy array."""
@@ -37,7 +40,10 @@ class Device(Protocol):
         """Bytes that could still be allocated."""
 
     def kernel(self, file: str, name: str, *template_args: str | int) -> Kernel:
-        """The kernel `name<template_args...>` of kernels/`file`.cu, compiled once and cached."""
+        """The kernel `name<template_args...>` of kernels/`file`.cu, compiled once and cached.
+
+        An argument that is None becomes a null pointer.
+        """
 
     def gemm(
         self,
@@ -53,5 +59,22 @@ class Device(Protocol):
 
         a [..., m, k], b [..., n, k] ([..., k, n] if not transpose_b), out [..., m, n]: two axes,
         or three for a strided batch. Last axis contiguous, other strides free. a and b share a
-        dtype; out has it too, or is float32.
+        dtype; out has it too, or is float32. With beta = 0 what out held is not read.
+        Raises ValueError for operands that do not fit.
         """
+
+
+def check_gemm(a: Array, b: Array, out: Array, *, transpose_b: bool) -> None:
+    """ValueError unless the operands are as `Device.gemm` states."""
+    for name, array in (("a", a), ("b", b), ("out", out)):
+        if array.ndim not in (2, 3) or array.ndim != a.ndim:
+            raise ValueError(f"gemm: {name} must have 2 axes, or all three 3, got {array.shape}")
+        if array.shape[-1] > 1 and array.strides[-1] != array.dtype.itemsize:
+            raise ValueError(
+                f"gemm: the last axis of {name} must be contiguous, got strides {array.strides}"
+            )
+    n, k = (b.shape[-2], b.shape[-1]) if transpose_b else (b.shape[-1], b.shape[-2])
+    if a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or a.shape[:-2] != b.shape[:-2]:
+        raise ValueError(f"gemm: shapes do not fit: {a.shape}, {b.shape} -> {out.shape}")
+    if a.dtype != b.dtype or out.dtype not in (a.dtype, np.dtype(np.float32)):
+        raise ValueError(f"gemm: dtypes do not fit: {a.dtype}, {b.dtype} -> {out.dtype}")

@@ -1,0 +1,258 @@
+// Attention of sequences with one new token, over the paged cache, split along the keys
+// (Flash-Decoding: Dao, Haziza, Massa, Sizov, 2023):  out = softmax(q k^T * scale + mask) v
+//
+// attention_decode: one KV head over one partition of 256 keys.
+//
+//   q                 [num_tokens, num_heads, HEAD_DIM]  T; heads contiguous, tokens q_stride apart
+//   k_cache, v_cache  [num_blocks, block_size, num_kv_heads, HEAD_DIM]  T, contiguous
+//   block_tables      [num_seqs, max_blocks]             int32
+//   cu_seqlens_q      [num_seqs + 1]                     int32
+//   context_lens      [num_seqs]                         int32
+//   out               [num_tokens, num_heads, HEAD_DIM]  T, contiguous
+//   partial_out       [num_seqs, num_heads, num_partitions, HEAD_DIM]  float32, not divided yet
+//   partial_softmax   [num_seqs, num_heads, num_partitions, 2]         float32: maximum, sum
+//
+//   grid    num_partitions x (num_kv_heads * head_tiles) x num_seqs blocks; the query heads that
+//           share a KV head are served together, ROWS at a time. Partitions outside a sequence's
+//           sight and sequences with more than one new token have nothing to do. A sequence with
+//           one partition goes to out at once.
+//   block   128 threads; warp w owns tiles w and w + 4 of the partition's 8 tiles of 32 keys.
+//           Lane l owns key l in q k^T, and 16 bytes of every few keys in the product with v.
+//   memory  k and v are read once for ROWS heads; bandwidth-bound. k passes through shared
+//           memory in chunks of 256 bytes of a row; at most 48 KiB of shared memory
+//   needs   HEAD_DIM % 8 == 0, 8 <= HEAD_DIM <= 256, ROWS <= 8, head_tiles = ceil(group / ROWS),
+//           q_stride % 8 == 0, arrays 16-byte aligned, num_partitions * 256 >= each context
+//
+// attention_merge: out = sum of the partitions, for sequences with more than one.
+//
+//   grid    num_heads x num_seqs blocks
+//   block   head_dim threads, rounded up to whole warps; thread t owns element t
+//   memory  reads what was written; short
+//   needs   head_dim <= 1024
+//
+// The partition is a constant: the order of the sums depends on the sequence's own length alone.
+#include "attention.cuh"
+
+constexpr int kWarps = 4;
+constexpr int kPartition = 256;
+
+// What a sequence sees: keys begin to end - 1, in partitions first to last.
+struct Sight {
+  int begin, end, first_partition, last_partition;
+
+  __device__ Sight(int context_len, int window)
+      : begin(max(0, context_len - window)),
+        end(context_len),
+        first_partition(begin / kPartition),
+        last_partition((end - 1) / kPartition) {}
+};
+
+template <typename T, int HEAD_DIM, int ROWS>
+struct Layout {
+  static constexpr int kLanes = 16 / sizeof(T);
+  static constexpr int kRowVecs = HEAD_DIM / kLanes;
+  // k in shared memory: a chunk of each warp's 32 rows. The stride is odd, so that 32 rows read
+  // at once hit all banks evenly.
+  static constexpr int kChunkVecs = kRowVecs < 16 ? kRowVecs : 16;
+  static constexpr int kStride = kChunkVecs | 1;
+  static constexpr int kStagedVecs = kTileKeys * kStride;
+  // v in registers: kKeys keys at once, kVecs vectors of a key per lane.
+  static constexpr int kKeys = kRowVecs < kWarpSize ? kWarpSize / kRowVecs : 1;
+  static constexpr int kVecs = (kRowVecs + kWarpSize - 1) / kWarpSize;
+  // The sums of all warps meet in shared memory, where k was before.
+  static constexpr int kNumSums = kWarps * kKeys;
+  static constexpr int kStagedBytes = kWarps * kStagedVecs * 16;
+  static constexpr int kSumBytes = kNumSums * ROWS * HEAD_DIM * 4;
+  static constexpr int kBytes = kStagedBytes > kSumBytes ? kStagedBytes : kSumBytes;
+};
+
+// q k^T of the lane's key in the tile; keys outside begin to end - 1 are not read.
+template <typename T, int HEAD_DIM, int ROWS>
+__device__ inline void score_tile(const T* k_cache, PagedHead keys, int first_key, Sight sight,
+                                  const float* q_rows, Vec<T>* staged, float* scores) {
+  using L = Layout<T, HEAD_DIM, ROWS>;
+  const int lane = threadIdx.x % kWarpSize;
+  for (int row = 0; row < ROWS; ++row) scores[row] = 0.0f;
+#pragma unroll 1
+  for (int chunk = 0; chunk < L::kRowVecs; chunk += L::kChunkVecs) {
+    __syncwarp();  // the chunk before this one is still being read
+#pragma unroll 8
+    for (int i = lane; i < kTileKeys * L::kChunkVecs; i += kWarpSize) {
+      const int key = i / L::kChunkVecs, vec = i % L::kChunkVecs;
+      const int position = first_key + key;
+      const bool wanted =
+          position >= sight.begin && position < sight.end && chunk + vec < L::kRowVecs;
+      if (!wanted) continue;
+      staged[key * L::kStride + vec] =
+          reinterpret_cast<const Vec<T>*>(k_cache)[keys.row(position) * L::kRowVecs + chunk + vec];
+    }
+    __syncwarp();  // the chunk is complete
+    const int num_vecs = min(L::kChunkVecs, L::kRowVecs - chunk);
+#pragma unroll 2
+    for (int vec = 0; vec < num_vecs; ++vec) {
+      const Vec<T> k = staged[lane * L::kStride + vec];
+#pragma unroll
+      for (int row = 0; row < ROWS; ++row)
+#pragma unroll
+        for (int part = 0; part < L::kLanes / 4; ++part) {
+          const auto q4 = *reinterpret_cast<const Vec<float>*>(
+              q_rows + row * HEAD_DIM + (chunk + vec) * L::kLanes + part * 4);
+          for (int i = 0; i < 4; ++i) scores[row] += q4.lane[i] * float(k.lane[part * 4 + i]);
+        }
+    }
+  }
+}
+
+template <typename T, int HEAD_DIM, int ROWS>
+__global__ void __launch_bounds__(kWarps* kWarpSize, 2)
+    attention_decode(const T* q, const T* k_cache, const T* v_cache, const int* block_tables,
+                     const int* cu_seqlens_q, const int* context_lens, T* out, float* partial_out,
+                     float* partial_softmax, int max_blocks, int block_size, int num_kv_heads,
+                     int group, long long q_stride, float scale, int window) {
+  using L = Layout<T, HEAD_DIM, ROWS>;
+  __shared__ __align__(16) unsigned char storage[L::kBytes];
+  __shared__ __align__(16) float q_rows[ROWS * HEAD_DIM];
+  __shared__ float weights[kWarps][ROWS][kTileKeys];
+  __shared__ float warp_max_of[kWarps][ROWS], warp_sum_of[kWarps][ROWS];
+
+  const int seq = blockIdx.z;
+  const int token = cu_seqlens_q[seq];
+  if (cu_seqlens_q[seq + 1] - token != 1) return;
+  const Sight sight(context_lens[seq], window);
+  const int partition = blockIdx.x;
+  if (partition < sight.first_partition || partition > sight.last_partition) return;
+
+  const int head_tiles = gridDim.y / num_kv_heads;
+  const int kv_head = blockIdx.y / head_tiles;
+  const int first_in_group = blockIdx.y % head_tiles * ROWS;
+  const int num_rows = min(ROWS, group - first_in_group);
+  const int first_head = kv_head * group + first_in_group;
+  const int num_heads = num_kv_heads * group;
+  const PagedHead keys = {block_tables + (size_t)seq * max_blocks, block_size, num_kv_heads,
+                          kv_head};
+  const int lane = threadIdx.x % kWarpSize;
+  const int warp = threadIdx.x / kWarpSize;
+
+  for (int i = threadIdx.x; i < ROWS * HEAD_DIM; i += kWarps * kWarpSize) {
+    const T* q_row = q + token * q_stride + (size_t)first_head * HEAD_DIM;
+    q_rows[i] = i < num_rows * HEAD_DIM ? float(q_row[i]) * (scale * kLog2E) : 0.0f;
+  }
+  __syncthreads();  // q_rows is complete
+
+  auto* staged = reinterpret_cast<Vec<T>*>(storage) + warp * L::kStagedVecs;
+  OnlineSoftmax softmax[ROWS];
+  float sums[ROWS][L::kVecs][L::kLanes] = {};
+  for (OnlineSoftmax& row : softmax) row = {-infinity(), 0.0f};
+  // Of the keys that the warp takes at once in the product with v, this lane's, and its part.
+  const int key_slot = L::kRowVecs < kWarpSize ? lane / L::kRowVecs : 0;
+  const int first_vec = L::kRowVecs < kWarpSize ? lane % L::kRowVecs : lane;
+
+  for (int tile = warp; tile < kPartition / kTileKeys; tile += kWarps) {
+    const int first_key = partition * kPartition + tile * kTileKeys;
+    if (first_key + kTileKeys <= sight.begin || first_key >= sight.end) continue;
+    float scores[ROWS];
+    score_tile<T, HEAD_DIM, ROWS>(k_cache, keys, first_key, sight, q_rows, staged, scores);
+    const bool visible = first_key + lane >= sight.begin && first_key + lane < sight.end;
+#pragma unroll
+    for (int row = 0; row < ROWS; ++row) {
+      float decay;
+      weights[warp][row][lane] = softmax[row].add(visible ? scores[row] : -infinity(), &decay);
+      for (auto& vec_sums : sums[row])
+        for (float& sum : vec_sums) sum *= decay;
+    }
+    __syncwarp();  // the weights are complete
+#pragma unroll 4
+    for (int key = key_slot; key < kTileKeys; key += L::kKeys) {
+      const int position = first_key + key;
+      if (key_slot >= L::kKeys || position < sight.begin || position >= sight.end) continue;
+      const auto* v_row =
+          reinterpret_cast<const Vec<T>*>(v_cache) + keys.row(position) * L::kRowVecs;
+#pragma unroll
+      for (int part = 0; part < L::kVecs; ++part) {
+        const int vec = first_vec + part * kWarpSize;
+        if (vec >= L::kRowVecs) continue;
+        const Vec<T> v = v_row[vec];
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row)
+          for (int k = 0; k < L::kLanes; ++k)
+            sums[row][part][k] += weights[warp][row][key] * float(v.lane[k]);
+      }
+    }
+    __syncwarp();  // the weights are no longer read
+  }
+
+  __syncthreads();  // no warp reads its staged k any more
+  auto* all_sums = reinterpret_cast<float*>(storage);
+#pragma unroll
+  for (int row = 0; row < ROWS; ++row) {
+    const float total = warp_sum(softmax[row].sum);
+    if (lane == 0) {
+      warp_max_of[warp][row] = softmax[row].max;
+      warp_sum_of[warp][row] = total;
+    }
+    if (key_slot >= L::kKeys) continue;
+    float* target = all_sums + ((warp * L::kKeys + key_slot) * ROWS + row) * HEAD_DIM;
+#pragma unroll
+    for (int part = 0; part < L::kVecs; ++part) {
+      const int vec = first_vec + part * kWarpSize;
+      if (vec >= L::kRowVecs) continue;
+      for (int k = 0; k < L::kLanes; ++k) target[vec * L::kLanes + k] = sums[row][part][k];
+    }
+  }
+  __syncthreads();  // the sums of all warps are complete
+
+  for (int i = threadIdx.x; i < num_rows * HEAD_DIM; i += kWarps * kWarpSize) {
+    const int row = i / HEAD_DIM, element = i % HEAD_DIM;
+    float highest = -infinity();
+    for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, warp_max_of[w][row]);
+    float sum = 0.0f, total = 0.0f;
+    for (int w = 0; w < kWarps; ++w) {
+      const float factor = exp2f(warp_max_of[w][row] - highest);
+      total += factor * warp_sum_of[w][row];
+      for (int slot = 0; slot < L::kKeys; ++slot)
+        sum += factor * all_sums[((w * L::kKeys + slot) * ROWS + row) * HEAD_DIM + element];
+    }
+    const int head = first_head + row;
+    if (sight.first_partition == sight.last_partition) {
+      out[((size_t)token * num_heads + head) * HEAD_DIM + element] = T(sum / total);
+      continue;
+    }
+    const size_t at = ((size_t)seq * num_heads + head) * gridDim.x + partition;
+    partial_out[at * HEAD_DIM + element] = sum;
+    if (element == 0) {
+      partial_softmax[at * 2] = highest;
+      partial_softmax[at * 2 + 1] = total;
+    }
+  }
+}
+
+template <typename T>
+__global__ void attention_merge(const float* partial_out, const float* partial_softmax,
+                                const int* cu_seqlens_q, const int* context_lens, T* out,
+                                int num_partitions, int head_dim, int window) {
+  const int head = blockIdx.x, seq = blockIdx.y;
+  const int num_heads = gridDim.x;
+  const int token = cu_seqlens_q[seq];
+  if (cu_seqlens_q[seq + 1] - token != 1) return;
+  const Sight sight(context_lens[seq], window);
+  if (sight.first_partition == sight.last_partition) return;
+
+  const size_t base = ((size_t)seq * num_heads + head) * num_partitions;
+  const auto* softmax = reinterpret_cast<const Vec<float, 2>*>(partial_softmax) + base;
+  float highest = -infinity();
+  for (int p = sight.first_partition + threadIdx.x; p <= sight.last_partition; p += blockDim.x)
+    highest = fmaxf(highest, softmax[p].lane[0]);
+  highest = block_max(highest);
+
+  const int element = threadIdx.x;
+  if (element >= head_dim) return;
+  float sum = 0.0f, total = 0.0f;
+#pragma unroll 4
+  for (int p = sight.first_partition; p <= sight.last_partition; ++p) {
+    const Vec<float, 2> part = softmax[p];
+    const float factor = exp2f(part.lane[0] - highest);
+    total += factor * part.lane[1];
+    sum += factor * partial_out[(base + p) * head_dim + element];
+  }
+  out[((size_t)token * num_heads + head) * head_dim + element] = T(sum / total);
+}

@@ -1,0 +1,117 @@
+// Logits before and after the draw.
+//
+// copy_logits: out = logits.
+//
+//   logits, out  [count]  float32
+//
+//   grid    up to 1024 blocks
+//   block   256 threads; a thread owns every (grid * 256)-th element
+//   memory  reads and writes each element once; bandwidth-bound
+//   needs   nothing
+//
+// edit_logits: penalties and biases, from logits to their copy. An edit of a logit l:
+//   l / repetition if l > 0 else l * repetition (where seen); minus frequency * count; minus
+//   presence (where count > 0); plus bias.
+//
+//   logits, edited                  [num_rows, vocab_size]  float32, contiguous
+//   rows, token_ids, counts, seen   [num_edits]             int32, (row, token_id) at most once
+//   biases                          [num_edits]             float32
+//   penalties                       [num_rows, 3]           float32: repetition, presence, frequency
+//
+//   grid    ceil(num_edits / 128) blocks
+//   block   128 threads; a thread owns an edit
+//   memory  negligible
+//   needs   nothing
+//
+// logprobs: log(softmax(logits)) of one token and of the num_top most likely ones, by falling
+// logit, then by rising id.
+//
+//   logits          [num_rows, vocab_size]  float32, contiguous
+//   token_ids       [num_rows]              int32
+//   token_logprobs  [num_rows]              float32
+//   top_ids         [num_rows, num_top]     int32
+//   top_logprobs    [num_rows, num_top]     float32
+//
+//   grid    num_rows blocks; a block owns a row
+//   block   a multiple of 32 threads, at least 64
+//   memory  reads logits twice, with a top five times more (from cache)
+//   needs   num_top <= min(64, vocab_size)
+#include "select.cuh"
+
+constexpr int kMaxTop = 64;
+
+__global__ void copy_logits(const float* logits, float* out, long long count) {
+  const long long step = (long long)gridDim.x * blockDim.x;
+  for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step)
+    out[i] = logits[i];
+}
+
+__global__ void edit_logits(const float* logits, float* edited, const int* rows,
+                            const int* token_ids, const int* counts, const int* seen,
+                            const float* biases, const float* penalties, int num_edits,
+                            int vocab_size) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= num_edits) return;
+  const float* penalty = penalties + (size_t)rows[i] * 3;
+  const float repetition = penalty[0], presence = penalty[1], frequency = penalty[2];
+  const size_t at = (size_t)rows[i] * vocab_size + token_ids[i];
+  float value = logits[at];
+  if (seen[i]) value = value > 0.0f ? value / repetition : value * repetition;
+  // Rounded product by product, as NumPy does: a fused multiply-add could change the draw.
+  value = __fsub_rn(value, __fmul_rn(frequency, (float)counts[i]));
+  if (counts[i] > 0) value -= presence;
+  edited[at] = value + biases[i];
+}
+
+// Collects the positions of the num_top largest of a row, in no order.
+__device__ inline void find_top(const float* row, int size, int num_top, int* top) {
+  __shared__ Count bins[kNumBins];
+  __shared__ int num_found;
+  Count open = num_top;
+  const unsigned border = select_largest(bins, size, &open, [&](int i, unsigned* bits) -> Count {
+    *bits = ordered_bits(row[i]);
+    return 1;
+  });
+  if (threadIdx.x == 0) num_found = 0;
+  __syncthreads();  // num_found is set
+  for (int i = threadIdx.x; i < size; i += blockDim.x)
+    if (ordered_bits(row[i]) > border) top[atomicAdd(&num_found, 1)] = i;
+  // `open` places are left for those on the border: the lowest positions get them.
+  const int num_above = num_top - (int)open;
+  int num_tied = 0;
+  for (int base = 0; base < size && num_tied < (int)open; base += blockDim.x) {
+    const int i = base + threadIdx.x;
+    const int tied = i < size && ordered_bits(row[i]) == border;
+    const int num_here = __syncthreads_count(tied);
+    if (num_here == 0) continue;
+    const int place = num_tied + block_sum_before(tied);
+    if (tied && place < (int)open) top[num_above + place] = i;
+    num_tied += num_here;
+  }
+  __syncthreads();  // top is complete
+}
+
+__global__ void logprobs(const float* logits, const int* token_ids, float* token_logprobs,
+                         int* top_ids, float* top_logprobs, int vocab_size, int num_top) {
+  __shared__ int top[kMaxTop];
+  const float* row = logits + (size_t)blockIdx.x * vocab_size;
+  const float largest = row[position_of_largest(row, vocab_size)];
+  float sum = 0.0f;
+  for (int i = threadIdx.x; i < vocab_size; i += blockDim.x) sum += expf(row[i] - largest);
+  const float log_sum = logf(block_sum(sum)) + largest;
+  if (threadIdx.x == 0) token_logprobs[blockIdx.x] = row[token_ids[blockIdx.x]] - log_sum;
+  if (num_top == 0) return;
+
+  find_top(row, vocab_size, num_top, top);
+  if (threadIdx.x >= num_top) return;
+  const int own = top[threadIdx.x];
+  const unsigned own_bits = ordered_bits(row[own]);
+  int rank = 0;
+  for (int k = 0; k < num_top; ++k) {
+    const unsigned bits = ordered_bits(row[top[k]]);
+    rank += bits > own_bits || (bits == own_bits && top[k] < own);
+  }
+  const size_t at = (size_t)blockIdx.x * num_top + rank;
+  top_ids[at] = own;
+  top_logprobs[at] = row[own] - log_sum;
+}

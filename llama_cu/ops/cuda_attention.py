@@ -1,0 +1,190 @@
+"""Attention on CUDA: by our tiled kernels, or by cuBLAS products around a masked softmax."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llama_cu.batch import Batch
+from llama_cu.ops.cuda_kernels import C_TYPES
+from llama_cu.ops.cuda_launch import ceil_div, check, check_array, token_stride, whole_warps
+
+if TYPE_CHECKING:
+    from llama_cu.ops.cuda_ops import CudaOps
+
+Array = Any
+
+MAX_FUSED_HEAD_DIM = 256
+
+# As in attention_prefill.cu and attention_decode.cu.
+_TILE_ROWS = 32
+_PARTITION = 256
+_NUM_THREADS = 128
+_DECODE_ROWS = (1, 2, 4, 8)
+
+_INT32 = np.dtype(np.int32)
+_FLOAT32 = np.dtype(np.float32)
+_NO_WINDOW = np.int32(2**31 - 1)
+
+# Scores of one tile of queries on the unfused path, in elements: bounds its memory.
+_MAX_SCORES = 1 << 24
+
+
+def fused_attention(
+    ops: CudaOps,
+    q: Array,
+    *,
+    k_cache: Array,
+    v_cache: Array,
+    batch: Batch,
+    scale: float,
+    window: int | None,
+) -> Array:
+    """`Ops.attention` for head_dim a multiple of 8 up to 256; kernels/attention_*.cu."""
+    _check(ops, q, k_cache=k_cache, v_cache=v_cache, batch=batch, window=window)
+    num_tokens, num_heads, head_dim = q.shape
+    fits = head_dim % 8 == 0 and head_dim <= MAX_FUSED_HEAD_DIM
+    check(fits, "fused attention: head_dim must be a multiple of 8 up to 256, got {}", head_dim)
+    stride = token_stride("attention: q", q, dtype=ops.dtype)
+    check(stride % 8 == 0, "attention: token stride of q must be a multiple of 8, got {}", stride)
+    out = ops.empty((num_tokens, num_heads * head_dim))
+    arrays = (q, k_cache, v_cache, batch.block_tables, batch.cu_seqlens_q, batch.context_lens, out)
+    last = (np.int64(stride), np.float32(scale), _NO_WINDOW if window is None else np.int32(window))
+    if batch.max_query_len > 1:
+        _launch_prefill(ops, arrays, last=last, num_seqs=batch.num_seqs)
+    if 1 in batch.query_lens:
+        longest = max(
+            context_len
+            for context_len, query_len in zip(batch.host_context_lens, batch.query_lens, strict=True)
+            if query_len == 1
+        )
+        _launch_decode(ops, arrays, last=last, num_partitions=ceil_div(longest, _PARTITION))
+    return out
+
+
+def _launch_prefill(
+    ops: CudaOps, arrays: tuple[Array, ...], *, last: tuple[Any, ...], num_seqs: int
+) -> None:
+    q, k_cache, block_tables = arrays[0], arrays[1], arrays[3]
+    num_tokens, num_heads, head_dim = q.shape
+    block_size, num_kv_heads = k_cache.shape[1:3]
+    group = num_heads // num_kv_heads
+    kernel = ops.device.kernel("attention_prefill", "attention_prefill", C_TYPES[ops.dtype.name], head_dim)
+    sizes = (num_seqs, block_tables.shape[1], block_size, group)
+    grid = (num_tokens * group // _TILE_ROWS + num_seqs, num_kv_heads)
+    kernel(grid, (_NUM_THREADS,), (*arrays, *map(np.int32, sizes), *last), 0)
+
+
+def _launch_decode(
+    ops: CudaOps, arrays: tuple[Array, ...], *, last: tuple[Any, ...], num_partitions: int
+) -> None:
+    q, k_cache, _, block_tables, cu_seqlens_q, context_lens, out = arrays
+    _, num_heads, head_dim = q.shape
+    block_size, num_kv_heads = k_cache.shape[1:3]
+    num_seqs, max_blocks = block_tables.shape
+    group = num_heads // num_kv_heads
+    rows = next((rows for rows in _DECODE_ROWS if rows >= group), _DECODE_ROWS[-1])
+    c_type = C_TYPES[ops.dtype.name]
+    partials = (num_seqs, num_heads, num_partitions)
+    partial_out = ops.device.empty((*partials, head_dim), _FLOAT32)
+    partial_softmax = ops.device.empty((*partials, 2), _FLOAT32)
+    kernel = ops.device.kernel("attention_decode", "attention_decode", c_type, head_dim, rows)
+    sizes = map(np.int32, (max_blocks, block_size, num_kv_heads, group))
+    grid = (num_partitions, num_kv_heads * ceil_div(group, rows), num_seqs)
+    kernel(grid, (_NUM_THREADS,), (*arrays, partial_out, partial_softmax, *sizes, *last), 0)
+    if num_partitions > 1:
+        merge = ops.device.kernel("attention_decode", "attention_merge", c_type)
+        args = (partial_out, partial_softmax, cu_seqlens_q, context_lens, out)
+        counts = (np.int32(num_partitions), np.int32(head_dim), last[-1])
+        merge((num_heads, num_seqs), (whole_warps(head_dim),), (*args, *counts), 0)
+
+
+def unfused_attention(
+    ops: CudaOps,
+    q: Array,
+    *,
+    k_cache: Array,
+    v_cache: Array,
+    batch: Batch,
+    scale: float,
+    window: int | None,
+) -> Array:
+    """`Ops.attention` for any head_dim: gather, product, kernels/softmax.cu, product."""
+    _check(ops, q, k_cache=k_cache, v_cache=v_cache, batch=batch, window=window)
+    token_stride("attention: q", q, dtype=ops.dtype)
+    num_tokens, num_heads, head_dim = q.shape
+    out = ops.empty((num_tokens, num_heads * head_dim))
+    heads_out = out.reshape(num_tokens, num_heads, head_dim)
+    start = 0
+    for i, query_len in enumerate(batch.query_lens):
+        context_len = batch.host_context_lens[i]
+        blocks = batch.block_tables[i, : len(batch.host_block_tables[i])]
+        k = _gathered(ops, k_cache, blocks=blocks, context_len=context_len)
+        v = _gathered(ops, v_cache, blocks=blocks, context_len=context_len)
+        tile = max(1, _MAX_SCORES // (context_len * num_heads))
+        for first in range(0, query_len, tile):
+            rows = slice(start + first, start + min(first + tile, query_len))
+            position = context_len - query_len + first
+            _attend(ops, q[rows], k, v, heads_out[rows], position=position, scale=scale, window=window)
+        start += query_len
+    return out
+
+
+def _gathered(ops: CudaOps, cache: Array, *, blocks: Array, context_len: int) -> Array:
+    """A sequence's K or V, contiguous: [num_kv_heads, context_len, head_dim], a transposed view."""
+    rows = ops.gather(cache.reshape(cache.shape[0], -1), blocks)
+    return rows.reshape(-1, *cache.shape[2:])[:context_len].transpose(1, 0, 2)
+
+
+def _attend(
+    ops: CudaOps,
+    q: Array,
+    k: Array,
+    v: Array,
+    out: Array,
+    *,
+    position: int,
+    scale: float,
+    window: int | None,
+) -> None:
+    """Queries at position, position + 1, ...; the heads of a group one after another."""
+    num_queries, num_heads, _ = q.shape
+    num_kv_heads, num_keys, _ = k.shape
+    group = num_heads // num_kv_heads
+    row_size = ceil_div(num_keys, 8) * 8  # whole vectors in every dtype
+    shape = (group, num_kv_heads, num_queries, row_size)
+    scores = ops.device.empty(shape, _FLOAT32)
+    weights = ops.empty(shape)
+    for member in range(group):
+        q_heads = q[:, member::group].transpose(1, 0, 2)
+        ops.device.gemm(q_heads, k, scores[member][..., :num_keys], alpha=scale)
+    kernel = ops.device.kernel("softmax", "softmax", C_TYPES[ops.dtype.name])
+    sizes = (np.int32(num_queries), np.int32(row_size), np.int32(position))
+    limit = _NO_WINDOW if window is None else np.int32(window)
+    kernel((num_heads * num_queries,), (256,), (scores, weights, *sizes, limit), 0)
+    for member in range(group):
+        target = out[:, member::group].transpose(1, 0, 2)
+        ops.device.gemm(weights[member][..., :num_keys], v, target, transpose_b=False)
+
+
+def _check(
+    ops: CudaOps, q: Array, *, k_cache: Array, v_cache: Array, batch: Batch, window: int | None
+) -> None:
+    num_heads, head_dim = q.shape[1:]
+    num_kv_heads = k_cache.shape[2]
+    divides = num_heads % num_kv_heads == 0
+    check(divides, "attention: {} query heads for {} KV heads", num_heads, num_kv_heads)
+    shape = (*k_cache.shape[:3], head_dim)
+    check_array("attention: k_cache", k_cache, shape=shape, dtype=ops.dtype)
+    check_array("attention: v_cache", v_cache, shape=shape, dtype=ops.dtype)
+    num_seqs = batch.num_seqs
+    tables = (num_seqs, batch.block_tables.shape[1])
+    check_array("attention: block_tables", batch.block_tables, shape=tables, dtype=_INT32)
+    check_array("attention: cu_seqlens_q", batch.cu_seqlens_q, shape=(num_seqs + 1,), dtype=_INT32)
+    check_array("attention: context_lens", batch.context_lens, shape=(num_seqs,), dtype=_INT32)
+    total = sum(batch.query_lens)
+    check(total == q.shape[0], "attention: {} queries, the batch has {}", q.shape[0], total)
+    check(window is None or window > 0, "attention: window must be at least 1, got {}", window)
+    fits = batch.max_context_len <= batch.block_tables.shape[1] * k_cache.shape[1]
+    check(fits, "attention: context {} exceeds the block table", batch.max_context_len)

@@ -1,0 +1,292 @@
+"""From kernels/*.cu to machine code: what is compiled, with which options, and what it uses.
+
+Compiling needs NVRTC but no GPU. CuPy is imported in the functions that need it, never above.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llama_cu.errors import BackendUnavailable
+
+_HERE = Path(__file__).resolve()
+# A wheel carries the sources inside the package; a checkout has them beside it.
+KERNEL_DIR = next(
+    d for d in (_HERE.parents[1] / "kernels", _HERE.parents[2] / "kernels") if d.is_dir()
+)
+
+_REMEDY = "pip install 'llama-cu[cuda12]' (or [cuda13])"
+
+ARCHS = (75, 80, 86, 89, 90, 100, 120)
+HEAD_DIMS = (32, 64, 80, 96, 112, 128, 192, 256)
+C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """One compiled kernel: `name<template_args...>` of kernels/`file`.cu."""
+
+    file: str
+    name: str
+    template_args: tuple[str | int, ...]
+    head_dim: int | None = None  # of attention kernels
+
+    @property
+    def expression(self) -> str:
+        return expression(self.name, self.template_args)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A kernel and the template arguments that cuda_ops.py may ask for.
+
+    An entry of `choices` is "T" (every element type), "HEAD_DIM" (every head size), a tuple of
+    alternatives, or the one argument itself.
+    """
+
+    file: str
+    name: str
+    choices: tuple[str | int | tuple[str | int, ...], ...] = ()
+
+    def specialisations(self, head_dims: Sequence[int] = HEAD_DIMS) -> Iterator[Specialisation]:
+        """Every combination of the choices."""
+        alternatives = [_alternatives(choice, head_dims) for choice in self.choices]
+        for args in itertools.product(*alternatives):
+            where = self.choices.index("HEAD_DIM") if "HEAD_DIM" in self.choices else None
+            head_dim = None if where is None else int(args[where])
+            yield Specialisation(self.file, self.name, args, head_dim)
+
+
+_LANES = (1, 2, 4, 8)
+
+# One row a kernel. A test compares it with what the suite asks a device for.
+TEMPLATES: tuple[Template, ...] = (
+    Template("gather", "gather", ("T", _LANES)),
+    Template("bias", "fill_bias", ("T", _LANES)),
+    Template("bias", "add_bias", ("T", _LANES)),
+    Template("rms_norm", "rms_norm", ("T", _LANES)),
+    Template("rms_norm", "head_norm", ("T", _LANES)),
+    Template("rope", "rope_angles"),
+    Template("rope", "rope", ("T", _LANES)),
+    Template("kv_cache", "store_kv", ("T", _LANES)),
+    Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM")),
+    Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8))),
+    Template("attention_decode", "attention_merge", ("T",)),
+    Template("softmax", "softmax", ("T",)),
+    Template("swiglu", "swiglu", ("T", _LANES)),
+    Template("logits", "copy_logits"),
+    Template("logits", "edit_logits"),
+    Template("logits", "logprobs"),
+    Template("sampling", "argmax"),
+    Template("sampling", "sample"),
+    Template("sampling", "random_words"),
+)
+
+
+def specialisations(head_dims: Sequence[int] = HEAD_DIMS) -> list[Specialisation]:
+    """Everything that cuda_ops.py may ask a device for."""
+    return [s for template in TEMPLATES for s in template.specialisations(head_dims)]
+
+
+def _alternatives(
+    choice: str | int | tuple[str | int, ...], head_dims: Sequence[int]
+) -> tuple[str | int, ...]:
+    if choice == "T":
+        return tuple(C_TYPES.values())
+    if choice == "HEAD_DIM":
+        return tuple(head_dims)
+    return choice if isinstance(choice, tuple) else (choice,)
+
+
+def expression(name: str, template_args: Sequence[str | int]) -> str:
+    """The C++ name expression of a kernel: `name<a, b>`, or `name` if it is no template."""
+    args = ", ".join(map(str, template_args))
+    return f"{name}<{args}>" if args else name
+
+
+def source_path(file: str) -> Path:
+    """kernels/`file`.cu; ValueError if there is none."""
+    path = KERNEL_DIR / f"{file}.cu"
+    if not path.is_file():
+        raise ValueError(f"there is no kernel file {path}")
+    return path
+
+
+@cache
+def headers_hash() -> str:
+    """A hash of kernels/*.cuh, which a kernel's own source does not show."""
+    digest = hashlib.sha256()
+    for path in sorted(KERNEL_DIR.glob("*.cuh")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def compile_options(arch: int) -> tuple[str, ...]:
+    """NVRTC options for a compute capability (90 is sm_90).
+
+    CuPy's own compiler would add -ftz=true, which flushes subnormals; here they are kept.
+    """
+    includes = (str(KERNEL_DIR), *_runtime_headers())
+    return ("-std=c++17", f"-arch=sm_{arch}", *(f"-I{folder}" for folder in includes))
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel uses, as ptxas reports it."""
+
+    registers: int
+    spill_bytes: int  # stored and loaded
+    stack_bytes: int  # local memory of a thread
+    static_shared_bytes: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Machine code of one file for one architecture."""
+
+    cubin: bytes
+    log: str
+    lowered_names: dict[str, str]  # by name expression
+    resources: dict[str, Resources]  # by name expression
+
+
+def compile_cubin(file: str, expressions: Sequence[str], *, arch: int) -> Compiled:
+    """Compile kernels of one file for `sm_arch` with NVRTC; no GPU is needed.
+
+    Raises BackendUnavailable without NVRTC or the runtime headers, and ValueError with the
+    compiler's log if it refuses the source.
+    """
+    nvrtc = load_nvrtc()
+    if not _runtime_headers():
+        raise BackendUnavailable(f"cuda_fp16.h was not found: {_REMEDY}, or set CUDA_PATH")
+    path = source_path(file)
+    program = nvrtc.createProgram(path.read_text(), path.name, (), ())
+    try:
+        for name in expressions:
+            nvrtc.addNameExpression(program, name)
+        try:
+            nvrtc.compileProgram(program, (*compile_options(arch), "--ptxas-options=-v"))
+        except nvrtc.NVRTCError as error:
+            log = nvrtc.getProgramLog(program)
+            raise ValueError(f"{path.name} for sm_{arch}: {error}\n{log}") from None
+        log = nvrtc.getProgramLog(program)
+        lowered = {name: nvrtc.getLoweredName(program, name) for name in expressions}
+        return Compiled(nvrtc.getCUBIN(program), log, lowered, _resources(log, lowered))
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def load_nvrtc() -> Any:
+    """CuPy's binding of NVRTC; BackendUnavailable where CuPy or the library is missing."""
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError) as error:
+        raise BackendUnavailable(
+            f"NVRTC could not be loaded ({error}): {_REMEDY}"
+        ) from None
+    return nvrtc
+
+
+def supported_archs() -> tuple[int, ...]:
+    """The compute capabilities that this machine's NVRTC compiles for."""
+    return tuple(load_nvrtc().getSupportedArchs())
+
+
+def cached_cubin(
+    specialisation: Specialisation,
+    *,
+    arch: int,
+    cache_dir: Path,
+    on_compile: Callable[[str], None] | None = None,
+) -> tuple[Path, str]:
+    """The cubin of one kernel on disk, and the kernel's name in it; compiled unless it is there.
+
+    `on_compile` is told the kernel's expression before a compilation. Errors are those of
+    compile_cubin, and BackendUnavailable when the folder cannot be written.
+    """
+    source, name = source_path(specialisation.file), specialisation.expression
+    key = (name, f"sm_{arch}", str(load_nvrtc().getVersion()), headers_hash(), source.read_text())
+    digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:24]
+    path = cache_dir / f"{specialisation.file}-sm_{arch}-{digest}.cubin"
+    name_path = path.with_suffix(".name")
+    if not path.exists():
+        if on_compile:
+            on_compile(name)
+        compiled = compile_cubin(specialisation.file, [name], arch=arch)
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            _write(name_path, compiled.lowered_names[name].encode())
+            _write(path, compiled.cubin)  # last: what is there is complete
+        except OSError as error:
+            raise BackendUnavailable(f"kernels cannot be cached in {cache_dir}: {error}") from None
+    return path, name_path.read_text()
+
+
+def default_cache_dir() -> Path:
+    """Where compiled kernels are kept between runs."""
+    return Path.home() / ".cache" / "llama-cu" / "kernels"
+
+
+def _write(path: Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as scratch:
+        scratch.write(data)
+    os.replace(scratch.name, path)  # atomic: another process may write the same
+
+
+@cache
+def _runtime_headers() -> tuple[str, ...]:
+    """The folder of cuda_fp16.h that belongs to this NVRTC, or nothing."""
+    major = load_nvrtc().getVersion()[0]
+    wheel = "cuda_runtime" if major < 13 else f"cu{major}"
+    spec = importlib.util.find_spec("nvidia")
+    roots = spec.submodule_search_locations if spec else None
+    folders = [Path(root) / wheel / "include" for root in roots or ()]
+    if (toolkit := _toolkit_headers()) is not None:
+        folders.append(toolkit)
+    return tuple(str(folder) for folder in folders if (folder / "cuda_fp16.h").is_file())[:1]
+
+
+def _toolkit_headers() -> Path | None:
+    try:
+        from cuda.pathfinder import find_nvidia_header_directory
+    except ImportError:
+        return None
+    found = find_nvidia_header_directory("cudart")
+    return Path(found) if found else None
+
+
+_FUNCTION = re.compile(
+    r"Compiling entry function '(?P<name>[^']+)'"
+    r".*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads"
+    r".*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+    re.DOTALL,
+)
+
+
+def _resources(log: str, lowered: dict[str, str]) -> dict[str, Resources]:
+    by_symbol = {}
+    for match in _FUNCTION.finditer(log):
+        shared = re.search(r"(\d+) bytes smem", match["rest"])
+        by_symbol[match["name"]] = Resources(
+            registers=int(match["registers"]),
+            spill_bytes=int(match["stores"]) + int(match["loads"]),
+            stack_bytes=int(match["stack"]),
+            static_shared_bytes=int(shared[1]) if shared else 0,
+        )
+    missing = [name for name, symbol in lowered.items() if symbol not in by_symbol]
+    if missing:
+        raise ValueError(f"ptxas reported nothing about {', '.join(missing)}:\n{log}")
+    return {name: by_symbol[symbol] for name, symbol in lowered.items()}

@@ -1,0 +1,195 @@
+"""The CUDA backend: checks and launches, nothing else. No op waits for the device but download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from llama_cu.batch import Batch, LogitEdits, SamplingRows
+from llama_cu.ops.cuda_attention import MAX_FUSED_HEAD_DIM, fused_attention, unfused_attention
+from llama_cu.ops.cuda_kernels import C_TYPES
+from llama_cu.ops.cuda_launch import (
+    ceil_div,
+    check,
+    check_array,
+    token_stride,
+    vector_lanes,
+    whole_warps,
+)
+from llama_cu.ops.cuda_sampling import launch_edit_logits, launch_logprobs, launch_sample
+from llama_cu.ops.device import Device
+
+Array = Any
+
+_INT32 = np.dtype(np.int32)
+_FLOAT32 = np.dtype(np.float32)
+
+
+class CudaOps:
+    """`Ops` over a `Device`, with kernels of one element type."""
+
+    def __init__(self, device: Device, dtype: np.dtype[Any]) -> None:
+        dtype = np.dtype(dtype)
+        check(dtype.name in C_TYPES, "dtype must be one of {}, got {}", ", ".join(C_TYPES), dtype)
+        self.device = device
+        self.device_name = device.name
+        self.dtype = dtype
+        self.storage_dtype = dtype
+        self._c_type = C_TYPES[dtype.name]
+
+    def upload(self, host: Array) -> Array:
+        return self.device.upload(np.ascontiguousarray(host))
+
+    def download(self, array: Array) -> Array:
+        return self.device.download(array)
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        return self.device.empty(shape, self.dtype)
+
+    def free_memory(self) -> int:
+        return self.device.free_memory()
+
+    def gather(self, table: Array, rows: Array) -> Array:
+        num_rows, width = rows.shape[0], table.shape[1]
+        check_array("gather: table", table, shape=(table.shape[0], width), dtype=self.dtype)
+        check_array("gather: rows", rows, shape=(num_rows,), dtype=_INT32)
+        out = self.empty((num_rows, width))
+        if num_rows:
+            lanes = vector_lanes(self.dtype, width)
+            kernel = self.device.kernel("gather", "gather", self._c_type, lanes)
+            block = whole_warps(width // lanes, high=256)
+            kernel((num_rows,), (block,), (table, rows, out, np.int32(width)), 0)
+        return out
+
+    def linear(
+        self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
+    ) -> Array:
+        shape = (x.shape[0], weight.shape[0])
+        if residual is not None:
+            check_array("linear: residual", residual, shape=shape, dtype=self.dtype)
+        out = self.empty(shape) if residual is None else residual
+        if bias is not None:
+            self._launch_bias("fill_bias" if residual is None else "add_bias", bias, out=out)
+        adds = bias is not None or residual is not None
+        self._multiply(x, weight, out=out, beta=1.0 if adds else 0.0)
+        return out
+
+    def logits(self, x: Array, weight: Array) -> Array:
+        out = self.device.empty((x.shape[0], weight.shape[0]), _FLOAT32)
+        self._multiply(x, weight, out=out, beta=0.0)
+        return out
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        num_tokens, hidden_size = x.shape
+        check_array("rms_norm: x", x, shape=(num_tokens, hidden_size), dtype=self.dtype)
+        check_array("rms_norm: weight", weight, shape=(hidden_size,), dtype=self.dtype)
+        out = self.empty((num_tokens, hidden_size))
+        if num_tokens:
+            lanes = vector_lanes(self.dtype, hidden_size)
+            kernel = self.device.kernel("rms_norm", "rms_norm", self._c_type, lanes)
+            block = whole_warps(hidden_size // lanes, high=512)
+            args = (x, weight, out, np.int32(hidden_size), np.float32(eps))
+            kernel((num_tokens,), (block,), args, 0)
+        return out
+
+    def head_norm(self, x: Array, weight: Array, eps: float) -> None:
+        num_tokens, num_heads, head_dim = x.shape
+        stride = token_stride("head_norm: x", x, dtype=self.dtype)
+        check_array("head_norm: weight", weight, shape=(head_dim,), dtype=self.dtype)
+        lanes = vector_lanes(self.dtype, head_dim, stride)
+        width = min(32, 1 << (head_dim // lanes - 1).bit_length())
+        kernel = self.device.kernel("rms_norm", "head_norm", self._c_type, lanes)
+        sizes = (np.int32(num_tokens), np.int32(num_heads), np.int32(head_dim), np.int64(stride))
+        grid = (ceil_div(num_tokens * num_heads, 128 // width),)
+        kernel(grid, (128,), (x, weight, *sizes, np.float32(eps), np.int32(width)), 0)
+
+    def rope_angles(
+        self, inv_freq: Array, rope_rows: Array, positions: Array, scaling: float
+    ) -> Array:
+        num_tokens, half_dim = positions.shape[0], inv_freq.shape[1]
+        table_shape = (inv_freq.shape[0], half_dim)
+        check_array("rope_angles: inv_freq", inv_freq, shape=table_shape, dtype=_FLOAT32)
+        check_array("rope_angles: rope_rows", rope_rows, shape=(num_tokens,), dtype=_INT32)
+        check_array("rope_angles: positions", positions, shape=(num_tokens,), dtype=_INT32)
+        out = self.device.empty((num_tokens, 2 * half_dim), _FLOAT32)
+        args = (inv_freq, rope_rows, positions, out, np.int32(half_dim), np.float32(scaling))
+        kernel = self.device.kernel("rope", "rope_angles")
+        kernel((num_tokens,), (whole_warps(half_dim, high=128),), args, 0)
+        return out
+
+    def rope(self, x: Array, cos_sin: Array) -> None:
+        num_tokens, num_heads, head_dim = x.shape
+        stride = token_stride("rope: x", x, dtype=self.dtype)
+        check(head_dim % 2 == 0, "rope: head_dim must be even, got {}", head_dim)
+        check_array("rope: cos_sin", cos_sin, shape=(num_tokens, head_dim), dtype=_FLOAT32)
+        lanes = vector_lanes(self.dtype, head_dim // 2, stride)
+        kernel = self.device.kernel("rope", "rope", self._c_type, lanes)
+        sizes = (np.int32(num_heads), np.int32(head_dim // 2), np.int64(stride))
+        block = whole_warps(num_heads * head_dim // 2 // lanes, high=256)
+        kernel((num_tokens,), (block,), (x, cos_sin, *sizes), 0)
+
+    def store_kv(
+        self, k: Array, v: Array, k_cache: Array, v_cache: Array, slot_mapping: Array
+    ) -> None:
+        num_tokens, num_kv_heads, head_dim = k.shape
+        stride = token_stride("store_kv: k", k, dtype=self.dtype)
+        same = token_stride("store_kv: v", v, dtype=self.dtype) == stride and v.shape == k.shape
+        check(same, "store_kv: k {} {} and v {} {} differ", k.shape, k.strides, v.shape, v.strides)
+        cache_shape = (*k_cache.shape[:2], num_kv_heads, head_dim)
+        check_array("store_kv: k_cache", k_cache, shape=cache_shape, dtype=self.dtype)
+        check_array("store_kv: v_cache", v_cache, shape=cache_shape, dtype=self.dtype)
+        check_array("store_kv: slot_mapping", slot_mapping, shape=(num_tokens,), dtype=_INT32)
+        width = num_kv_heads * head_dim
+        lanes = vector_lanes(self.dtype, head_dim, stride)
+        kernel = self.device.kernel("kv_cache", "store_kv", self._c_type, lanes)
+        args = (k, v, k_cache, v_cache, slot_mapping, np.int32(width), np.int64(stride))
+        kernel((num_tokens,), (whole_warps(width // lanes, high=256),), args, 0)
+
+    def attention(
+        self,
+        q: Array,
+        k_cache: Array,
+        v_cache: Array,
+        batch: Batch,
+        scale: float,
+        window: int | None,
+    ) -> Array:
+        head_dim = q.shape[2]
+        fused = head_dim % 8 == 0 and head_dim <= MAX_FUSED_HEAD_DIM
+        attend = fused_attention if fused else unfused_attention
+        return attend(self, q, k_cache=k_cache, v_cache=v_cache, batch=batch, scale=scale, window=window)
+
+    def swiglu(self, gate_up: Array) -> Array:
+        num_tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
+        check_array("swiglu: gate_up", gate_up, shape=(num_tokens, 2 * size), dtype=self.dtype)
+        out = self.empty((num_tokens, size))
+        lanes = vector_lanes(self.dtype, size)
+        kernel = self.device.kernel("swiglu", "swiglu", self._c_type, lanes)
+        grid = (num_tokens, ceil_div(size // lanes, 256))
+        kernel(grid, (256,), (gate_up, out, np.int32(size)), 0)
+        return out
+
+    def edit_logits(self, logits: Array, edits: LogitEdits) -> Array:
+        return launch_edit_logits(self.device, logits, edits=edits)
+
+    def sample(self, logits: Array, rows: SamplingRows) -> Array:
+        return launch_sample(self.device, logits, rows=rows)
+
+    def logprobs(self, logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:
+        return launch_logprobs(self.device, logits, token_ids=token_ids, num_top=num_top)
+
+    def _launch_bias(self, name: str, bias: Array, *, out: Array) -> None:
+        num_rows, size = out.shape
+        check_array("linear: bias", bias, shape=(size,), dtype=self.dtype)
+        lanes = vector_lanes(self.dtype, size)
+        kernel = self.device.kernel("bias", name, self._c_type, lanes)
+        kernel((num_rows, ceil_div(size // lanes, 256)), (256,), (bias, out, np.int32(size)), 0)
+
+    def _multiply(self, x: Array, weight: Array, *, out: Array, beta: float) -> None:
+        shapes = x.ndim == 2 and weight.ndim == 2 and x.shape[1] == weight.shape[1]
+        check(shapes, "linear: x {} and weight {} do not fit", x.shape, weight.shape)
+        dtypes = x.dtype == self.dtype and weight.dtype == self.dtype
+        check(dtypes, "linear: want {}, got x {}, weight {}", self.dtype, x.dtype, weight.dtype)
+        if x.shape[0]:
+            self.device.gemm(x, weight, out, beta=beta)

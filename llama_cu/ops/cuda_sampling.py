@@ -1,0 +1,86 @@
+"""Launchers for what happens to logits: edits, the draw, log probabilities. All float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from llama_cu.batch import LogitEdits, SamplingRows
+from llama_cu.ops.cuda_launch import ceil_div, check, check_array, whole_warps
+from llama_cu.ops.device import Device
+
+Array = Any
+
+MAX_TOP = 64  # as in logits.cu
+_MAX_VOCAB_SIZE = 1 << 23  # 2^40 times that fits 64 bits
+
+_INT32 = np.dtype(np.int32)
+_FLOAT32 = np.dtype(np.float32)
+
+
+def _check_logits(logits: Array) -> tuple[int, int]:
+    num_rows, vocab_size = logits.shape
+    check_array("logits", logits, shape=(num_rows, vocab_size), dtype=_FLOAT32)
+    fits = 1 <= vocab_size <= _MAX_VOCAB_SIZE
+    check(fits, "vocab_size must be in [1, {}], got {}", _MAX_VOCAB_SIZE, vocab_size)
+    return num_rows, vocab_size
+
+
+def _block(vocab_size: int) -> tuple[int]:
+    return (whole_warps(ceil_div(vocab_size, 4), low=64),)
+
+
+def launch_edit_logits(device: Device, logits: Array, *, edits: LogitEdits) -> Array:
+    """`Ops.edit_logits`; kernels/logits.cu."""
+    num_rows, vocab_size = _check_logits(logits)
+    num_edits = edits.rows.shape[0]
+    for name in ("rows", "token_ids", "counts", "seen"):
+        check_array(f"edits.{name}", getattr(edits, name), shape=(num_edits,), dtype=_INT32)
+    check_array("edits.biases", edits.biases, shape=(num_edits,), dtype=_FLOAT32)
+    check_array("edits.penalties", edits.penalties, shape=(num_rows, 3), dtype=_FLOAT32)
+    edited = device.empty((num_rows, vocab_size), _FLOAT32)
+    count = num_rows * vocab_size
+    copy = device.kernel("logits", "copy_logits")
+    copy((min(ceil_div(count, 256), 1024),), (256,), (logits, edited, np.int64(count)), 0)
+    if num_edits:
+        lists = (edits.rows, edits.token_ids, edits.counts, edits.seen, edits.biases)
+        args = (logits, edited, *lists, edits.penalties, np.int32(num_edits), np.int32(vocab_size))
+        device.kernel("logits", "edit_logits")((ceil_div(num_edits, 128),), (128,), args, 0)
+    return edited
+
+
+def launch_sample(device: Device, logits: Array, *, rows: SamplingRows) -> Array:
+    """`Ops.sample`; kernels/sampling.cu."""
+    num_rows, vocab_size = _check_logits(logits)
+    out = device.empty((num_rows,), _INT32)
+    if rows.all_greedy:
+        kernel = device.kernel("sampling", "argmax")
+        kernel((num_rows,), _block(vocab_size), (logits, out, np.int32(vocab_size)), 0)
+        return out
+    for name in ("temperature", "top_p", "min_p"):
+        check_array(f"rows.{name}", getattr(rows, name), shape=(num_rows,), dtype=_FLOAT32)
+    for name in ("top_k", "positions"):
+        check_array(f"rows.{name}", getattr(rows, name), shape=(num_rows,), dtype=_INT32)
+    check_array("rows.seeds", rows.seeds, shape=(num_rows, 2), dtype=_INT32)
+    cuts = (rows.temperature, rows.top_k, rows.top_p, rows.min_p)
+    args = (logits, *cuts, rows.seeds, rows.positions, out, np.int32(vocab_size))
+    device.kernel("sampling", "sample")((num_rows,), _block(vocab_size), args, 0)
+    return out
+
+
+def launch_logprobs(
+    device: Device, logits: Array, *, token_ids: Array, num_top: int
+) -> tuple[Array, Array, Array]:
+    """`Ops.logprobs`; kernels/logits.cu. num_top is at most 64."""
+    num_rows, vocab_size = _check_logits(logits)
+    check_array("logprobs: token_ids", token_ids, shape=(num_rows,), dtype=_INT32)
+    highest = min(MAX_TOP, vocab_size)
+    check(0 <= num_top <= highest, "logprobs: num_top must be in [0, {}], got {}", highest, num_top)
+    token_logprobs = device.empty((num_rows,), _FLOAT32)
+    top_ids = device.empty((num_rows, num_top), _INT32)
+    top_logprobs = device.empty((num_rows, num_top), _FLOAT32)
+    args = (logits, token_ids, token_logprobs, top_ids, top_logprobs)
+    sizes = (np.int32(vocab_size), np.int32(num_top))
+    device.kernel("logits", "logprobs")((num_rows,), _block(vocab_size), (*args, *sizes), 0)
+    return token_logprobs, top_ids, top_logprobs

@@ -1,0 +1,91 @@
+"""The same model on NumPy and on the CUDA kernels: equal logits, equal greedy tokens."""
+
+import numpy as np
+import pytest
+
+from llama_cu.checkpoint.rope import RopeConfig
+from llama_cu.errors import BackendUnavailable
+from llama_cu.ops.cuda_ops import CudaOps
+from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
+from llama_cu.sampling_params import SamplingParams
+from tests.cuda_on_cpu import CpuDevice
+from tests.tiny import make_engine, make_sequence, run, tiny_config
+
+CONFIGS = {
+    "gqa": tiny_config(),
+    "mqa-window": tiny_config(num_key_value_heads=1, sliding_windows=(9, None)),
+    "mha-bias": tiny_config(num_key_value_heads=4, qkv_bias=True, o_bias=True, mlp_bias=True),
+    "qk-norm": tiny_config(qk_norm=True, head_dim=24),
+    "dynamic": tiny_config(
+        max_position_embeddings=16, rope=RopeConfig(rope_type="dynamic", factor=8.0)
+    ),
+}
+PROMPTS = [[5], [17, 3, 99, 4], list(range(1, 38))]
+TOLERANCE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
+
+
+@pytest.fixture(
+    params=[
+        *(f"cpu_device-{dtype}" for dtype in DTYPES),
+        *(pytest.param(f"cuda-{dtype}", marks=pytest.mark.gpu) for dtype in DTYPES),
+    ]
+)
+def cuda_ops(request):
+    """CudaOps in each dtype: on the CUDA-on-CPU device, and on a GPU where there is one."""
+    kind, dtype = request.param.split("-")
+    if kind == "cpu_device":
+        return CudaOps(CpuDevice(), DTYPES[dtype])
+    from llama_cu.ops.cupy_device import CupyDevice
+
+    try:
+        return CudaOps(CupyDevice(), DTYPES[dtype])
+    except BackendUnavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_on_the_kernels_are_those_of_numpy(cuda_ops, name):
+    config = CONFIGS[name]
+    ids = [7, 50, 3, 3, 88, 21, 100, 64, 12, 9, 31, 77, 5, 18, 44, 90, 2, 60, 71, 15, 6]
+    params = SamplingParams(temperature=0)
+    numpy_engine = make_engine(NumpyOps(cuda_ops.dtype), config)
+    expected = numpy_engine.score(make_sequence(ids, params))
+    for chunk in (256, 8):
+        engine = make_engine(cuda_ops, config, max_batch_tokens=chunk)
+        got = engine.score(make_sequence(ids, params))
+        error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
+        assert error < TOLERANCE[cuda_ops.dtype.name]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_whole_models_generate_the_greedy_tokens_of_numpy(cuda_ops, name):
+    config = CONFIGS[name]
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    expected = run(make_engine(NumpyOps(cuda_ops.dtype), config), PROMPTS, params)
+    assert run(make_engine(cuda_ops, config), PROMPTS, params) == expected
+
+
+def test_seeded_draws_with_every_option_are_those_of_numpy(cuda_ops):
+    params = SamplingParams(
+        temperature=0.9,
+        top_k=30,
+        top_p=0.9,
+        min_p=0.02,
+        repetition_penalty=1.2,
+        presence_penalty=0.3,
+        frequency_penalty=0.1,
+        logit_bias={7: 1.5},
+        max_tokens=8,
+        min_tokens=8,
+        seed=11,
+        logprobs=3,
+    )
+    expected = run(make_engine(NumpyOps(cuda_ops.dtype)), PROMPTS, params)
+    assert run(make_engine(cuda_ops), PROMPTS, params) == expected
+
+
+def test_on_the_kernels_too_batching_never_changes_the_answer(cuda_ops):
+    params = SamplingParams(temperature=0.8, max_tokens=6, seed=2)
+    alone = [run(make_engine(cuda_ops), [prompt], params)[0] for prompt in PROMPTS]
+    for changes in ({"max_batch_tokens": 6}, {"num_blocks": 13}, {"block_size": 5}):
+        assert run(make_engine(cuda_ops, **changes), PROMPTS, params) == alone
