@@ -1,0 +1,173 @@
+"""From kernels/*.cu to a shared object of the host, cached on disk by everything it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+SHIM_DIR = Path(__file__).parent / "shim"
+
+# -ffp-contract=off: nvcc fuses a * b + c where it likes, a host compiler elsewhere, so neither
+# choice gives the GPU's last bit; without it every host gives the same one. An fmaf that the
+# source asks for stays fused. -fno-strict-aliasing: kernels reinterpret vectors as CUDA allows.
+# -fno-gnu-unique: a __shared__ variable of a template belongs to one library, not to all loaded.
+# -fno-extern-tls-init: `extern __shared__` needs no constructor call.
+_FLAGS = (
+    "-std=c++17",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-fno-exceptions",
+    "-fno-strict-aliasing",
+    "-fno-math-errno",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-Wno-pointer-arith",
+)
+_GCC_FLAGS = ("-fno-gnu-unique", "-fno-extern-tls-init", "-Wno-stringop-overflow", "-Wno-unused-function")
+_CLANG_FLAGS = ("-Wno-unused-function", "-Wno-unused-variable")
+_SANITIZE_FLAGS = (
+    "-O1",
+    "-g1",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
+
+
+class NoCompiler(Exception):
+    """This machine has no C++ compiler, not even the one in the package ziglang."""
+
+
+class BuildError(Exception):
+    """The host compiler refused a kernel; the message is the compiler's."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler: its command and what it calls itself."""
+
+    command: tuple[str, ...]
+    version: str
+
+    @property
+    def is_gcc(self) -> bool:
+        return "Free Software Foundation" in self.version
+
+
+@cache
+def find_compiler() -> Compiler:
+    """$CXX, g++, clang++, or `python -m ziglang c++`, the first that answers; else NoCompiler."""
+    candidates = [shlex.split(os.environ.get("CXX", "")), ["g++"], ["clang++"]]
+    if importlib.util.find_spec("ziglang"):
+        candidates.append([sys.executable, "-m", "ziglang", "c++"])
+    for command in candidates:
+        if command and (shutil.which(command[0]) or Path(command[0]).is_file()):
+            answer = subprocess.run([*command, "--version"], capture_output=True, text=True)
+            if answer.returncode == 0:
+                return Compiler(tuple(command), answer.stdout)
+    raise NoCompiler("no C++ compiler: set CXX, install g++ or clang++, or pip install ziglang")
+
+
+@cache
+def machine_flags() -> tuple[str, ...]:
+    """Flags for the instructions that matter here, where this processor has them."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return ()
+    try:
+        known = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return ()
+    wanted = ("fma", "f16c", "avx2", "bmi", "bmi2")
+    return tuple(f"-m{name}" for name in wanted) if known.issuperset(wanted) else ()
+
+
+def cache_dir() -> Path:
+    """Where compiled kernels are kept between runs."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "llama-cu" / "cuda_on_cpu"
+
+
+def expression(name: str, template_args: Iterable[str | int]) -> str:
+    """`name<a, b>`, or `name` of a kernel that is no template."""
+    args = ", ".join(map(str, template_args))
+    return f"{name}<{args}>" if args else name
+
+
+def compile_flags(*, sanitize: bool, arch: int) -> list[str]:
+    """All flags but the input and output."""
+    compiler = find_compiler()
+    flags = [*_FLAGS, *machine_flags(), f"-D__CUDA_ARCH__={arch}", f"-I{SHIM_DIR}"]
+    flags += ["-include", str(SHIM_DIR / "cuda_shim.h")]
+    flags += _GCC_FLAGS if compiler.is_gcc else _CLANG_FLAGS
+    return [*flags, *(_SANITIZE_FLAGS if sanitize else ("-O2",))]
+
+
+def _has_dynamic_shared(source: Path) -> bool:
+    texts = [path.read_text() for path in (source, *source.parent.glob("*.cuh"))]
+    return any("extern __shared__" in text for text in texts)
+
+
+def _wrapper(source: Path, expressions: Sequence[str], *, unnamed: bool) -> str:
+    # AddressSanitizer guards static variables of internal linkage, no thread-local and no shared
+    # ones. The shim needs thread-local only for `extern __shared__`.
+    rows = "".join(f'  CUDA_ON_CPU_KERNEL("{e}", {e}),\n' for e in expressions)
+    include = f'#include "{source}"\n'
+    return (
+        "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n"
+        + (f"namespace {{\n{include}}}\n" if unnamed else include)
+        + f"static const cuda_on_cpu::KernelEntry kKernels[] = {{\n{rows}}};\n"
+        "CUDA_ON_CPU_EXPORTS(kKernels)\n"
+    )
+
+
+def _digest(source: Path, wrapper: str, flags: Sequence[str]) -> str:
+    compiler = find_compiler()
+    digest = hashlib.sha256()
+    for text in (*compiler.command, compiler.version, *flags, wrapper):
+        digest.update(text.encode() + b"\0")
+    for path in [source, *sorted(source.parent.glob("*.cuh")), *sorted(SHIM_DIR.iterdir())]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:24]
+
+
+def build(source: Path, expressions: Sequence[str], *, sanitize: bool = False, arch: int = 800) -> Path:
+    """The shared object with these kernels of a .cu file, compiled unless the cache has it.
+
+    Raises NoCompiler, or BuildError with the compiler's words.
+    """
+    source = source.resolve()
+    if not source.is_file():
+        raise BuildError(f"there is no kernel file {source}")
+    flags = compile_flags(sanitize=sanitize, arch=arch)
+    guarded = sanitize and not _has_dynamic_shared(source)
+    if guarded:
+        flags.append("-D__shared__=static")
+    wrapper = _wrapper(source, expressions, unnamed=guarded)
+    folder = cache_dir()
+    target = folder / f"{source.stem}-{_digest(source, wrapper, flags)}.so"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        wrapper_file = Path(scratch) / f"{source.stem}_on_cpu.cpp"
+        wrapper_file.write_text(wrapper)
+        output = Path(scratch) / target.name
+        command = [*find_compiler().command, *flags, str(wrapper_file), "-o", str(output), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise BuildError(f"{source.name}: {', '.join(expressions)}\n{done.stderr}")
+        os.replace(output, target)  # another process may build the same; either result will do
+    return target

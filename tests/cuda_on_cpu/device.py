@@ -1,0 +1,162 @@
+"""The Device seam over NumPy memory and host-compiled kernels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_cu.ops.device import Kernel, check_gemm
+from tests.cuda_on_cpu import arguments
+from tests.cuda_on_cpu.build import build, expression
+from tests.cuda_on_cpu.library import ORDERS, Arena, KernelFault, LaunchError, Library, Parameter
+from tests.cuda_on_cpu.memory import Memory
+
+Array = Any
+KERNEL_DIR = Path(__file__).parents[2] / "kernels"
+SANITIZE_VARIABLE = "CUDA_ON_CPU_SANITIZE"
+ORDER_VARIABLE = "CUDA_ON_CPU_ORDER"
+
+
+class CpuDevice:
+    """A device whose every launch is checked and executed on this processor.
+
+    `sanitize` builds kernels with AddressSanitizer and UBSan (the process must be started by
+    tests.cuda_on_cpu.sanitized). `order` is how threads and blocks take turns: "forward",
+    "reversed", or a seed; no kernel's result may depend on it. Both default to what the
+    environment says, so that a whole test run can be repeated under them.
+    """
+
+    name = "cuda-on-cpu"
+
+    def __init__(
+        self,
+        *,
+        sanitize: bool | None = None,
+        order: str | int | None = None,
+        num_multiprocessors: int = 8,
+        max_shared_bytes: int = 64 * 1024,
+        memory_bytes: int = 2**32,
+        kernel_dir: Path = KERNEL_DIR,
+        arch: int = 800,
+    ) -> None:
+        self.num_multiprocessors = num_multiprocessors
+        self.max_shared_bytes = max_shared_bytes  # default: of sm_75, the smallest we run on
+        self.requests: set[tuple[str, str, tuple[str | int, ...]]] = set()
+        self._sanitize = bool(os.environ.get(SANITIZE_VARIABLE)) if sanitize is None else sanitize
+        self._order = _order(os.environ.get(ORDER_VARIABLE, "forward") if order is None else order)
+        self._kernel_dir = kernel_dir
+        self._arch = arch
+        self._memory = Memory(memory_bytes, sanitize=self._sanitize)
+        self._arena: Arena | None = None
+        self._kernels: dict[tuple[str, str, tuple[str | int, ...]], Kernel] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A C-contiguous array whose bytes are all 0xFF, guarded on both sides."""
+        return self._memory.empty(shape, dtype)
+
+    def upload(self, host: np.ndarray) -> Array:
+        if not host.flags.c_contiguous:
+            raise ValueError(f"upload: the array must be C-contiguous, got strides {host.strides}")
+        array = self.empty(host.shape, host.dtype)
+        array[...] = host
+        return array
+
+    def download(self, array: Array) -> np.ndarray:
+        self._memory.check()
+        return np.array(array)
+
+    def free_memory(self) -> int:
+        return self._memory.free_bytes()
+
+    def kernel(self, file: str, name: str, *template_args: str | int) -> Kernel:
+        """The kernel, compiled by the host compiler; NoCompiler or BuildError if that fails."""
+        request = (file, name, template_args)
+        if request not in self._kernels:
+            self.requests.add(request)
+            self._kernels[request] = self._load(request)
+        return self._kernels[request]
+
+    def gemm(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        *,
+        transpose_b: bool = True,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+    ) -> None:
+        """out = beta * out + alpha * a @ bᵀ in float32; ValueError for what cuBLAS cannot do."""
+        check_gemm(a, b, out, transpose_b=transpose_b)
+        for array in (a, b, out):
+            if not self._memory.owns(array):
+                raise ValueError("gemm: an operand is not in device memory: upload it")
+        right = b.astype(np.float32, copy=False)
+        with np.errstate(all="ignore"):  # a GPU says nothing about infinities
+            right = right.swapaxes(-1, -2) if transpose_b else right
+            product = a.astype(np.float32, copy=False) @ right
+            if alpha != 1.0:
+                product *= np.float32(alpha)
+            if beta != 0.0:
+                product += np.float32(beta) * out.astype(np.float32)
+            out[...] = product.astype(out.dtype)
+
+    def _load(self, request: tuple[str, str, tuple[str | int, ...]]) -> Kernel:
+        file, name, template_args = request
+        text = expression(name, template_args)
+        path = build(
+            self._kernel_dir / f"{file}.cu", [text], sanitize=self._sanitize, arch=self._arch
+        )
+        library = Library(path)
+        if self._arena is None:
+            self._arena = Arena(library.arena_bytes())
+        return partial(self._launch, f"{file}.cu: {text}", library, library.parameters(0))
+
+    def _launch(
+        self,
+        label: str,
+        library: Library,
+        parameters: tuple[Parameter, ...],
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Any],
+        shared_bytes: int = 0,
+    ) -> None:
+        assert self._arena is not None
+        try:
+            extents = arguments.three("grid", grid, limits=arguments.MAX_GRID)
+            threads = arguments.three("block", block, limits=arguments.MAX_BLOCK)
+            if threads[0] * threads[1] * threads[2] > arguments.MAX_THREADS:
+                raise LaunchError(f"a block has at most {arguments.MAX_THREADS} threads, got {block}")
+            static_bytes = library.static_shared_bytes()
+            if not 0 <= shared_bytes <= self.max_shared_bytes - static_bytes:
+                raise LaunchError(
+                    f"shared_bytes must be in [0, {self.max_shared_bytes}] less {static_bytes} static, "
+                    f"got {shared_bytes}"
+                )
+            packed = arguments.pack(parameters, args, memory=self._memory)
+            library.launch(
+                0,
+                extents,
+                block=threads,
+                args=packed,
+                shared_bytes=shared_bytes,
+                arena=self._arena,
+                order=self._order,
+            )
+            self._memory.check(arg for arg in args if isinstance(arg, np.ndarray))
+        except (LaunchError, KernelFault) as error:
+            raise type(error)(f"{label}: {error}") from None
+
+
+def _order(order: str | int) -> str | int:
+    if isinstance(order, int) or order in ORDERS:
+        return order
+    if order.isdigit():
+        return int(order)
+    raise ValueError(f"order must be forward, reversed or a seed, got {order!r}")

@@ -1,0 +1,57 @@
+"""Runs Python with AddressSanitizer: python -m tests.cuda_on_cpu.sanitized -m pytest tests/...
+
+The sanitizer must be in the process before anything else, so a new process is started with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.cuda_on_cpu.build import NoCompiler, find_compiler
+from tests.cuda_on_cpu.device import SANITIZE_VARIABLE
+
+# The interpreter itself leaks and is not ours to judge. Fake stacks would move every local of
+# every fiber to the heap.
+_ASAN_OPTIONS = "detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=0:exitcode=99"
+_UBSAN_OPTIONS = "print_stacktrace=1:halt_on_error=1"
+
+
+def sanitizer_library() -> Path:
+    """AddressSanitizer's runtime of the host compiler; NoCompiler where it brings none."""
+    compiler = find_compiler()
+    clang_arch = os.uname().machine
+    names = ["libasan.so"] if compiler.is_gcc else [f"libclang_rt.asan-{clang_arch}.so", "libclang_rt.asan.so"]
+    for name in names:
+        command = [*compiler.command, f"-print-file-name={name}"]
+        found = Path(subprocess.run(command, capture_output=True, text=True).stdout.strip())
+        if found.is_absolute() and found.is_file():
+            return found.resolve()
+    raise NoCompiler(f"{' '.join(compiler.command)} brings no AddressSanitizer runtime (g++ does)")
+
+
+def environment() -> dict[str, str]:
+    """Variables for a process in which CpuDevice builds and runs with sanitizers."""
+    library = str(sanitizer_library())
+    return {
+        **os.environ,
+        "LD_PRELOAD": library,
+        "ASAN_OPTIONS": _ASAN_OPTIONS,
+        "UBSAN_OPTIONS": _UBSAN_OPTIONS,
+        "PYTHONMALLOC": "malloc",
+        SANITIZE_VARIABLE: "1",
+    }
+
+
+def run_python(args: Sequence[str], *, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    """`python args...` under the sanitizers, with its output captured."""
+    return subprocess.run(
+        [sys.executable, *args], env=environment(), capture_output=True, text=True, timeout=timeout_s
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(subprocess.run([sys.executable, *sys.argv[1:]], env=environment()).returncode)

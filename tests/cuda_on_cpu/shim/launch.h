@@ -1,0 +1,297 @@
+// What Python calls: the parameters of a kernel, deduced from its type, and its launch.
+#pragma once
+#ifdef __linux__
+#include <link.h>
+#endif
+
+namespace cuda_on_cpu {
+
+// Kinds: i signed, u unsigned, b bool, f float, h __half, n __nv_bfloat16, v vector or struct.
+template <typename T>
+struct Kind {
+  static constexpr char value = __is_enum(T) ? 'i' : 'v';
+};
+#define CUDA_ON_CPU_KIND(T, kind)         \
+  template <>                             \
+  struct Kind<T> {                        \
+    static constexpr char value = kind;   \
+  };
+CUDA_ON_CPU_KIND(bool, 'b')
+CUDA_ON_CPU_KIND(char, 'i')
+CUDA_ON_CPU_KIND(signed char, 'i')
+CUDA_ON_CPU_KIND(short, 'i')
+CUDA_ON_CPU_KIND(int, 'i')
+CUDA_ON_CPU_KIND(long, 'i')
+CUDA_ON_CPU_KIND(long long, 'i')
+CUDA_ON_CPU_KIND(unsigned char, 'u')
+CUDA_ON_CPU_KIND(unsigned short, 'u')
+CUDA_ON_CPU_KIND(unsigned int, 'u')
+CUDA_ON_CPU_KIND(unsigned long, 'u')
+CUDA_ON_CPU_KIND(unsigned long long, 'u')
+CUDA_ON_CPU_KIND(float, 'f')
+CUDA_ON_CPU_KIND(double, 'f')
+CUDA_ON_CPU_KIND(__half, 'h')
+CUDA_ON_CPU_KIND(__nv_bfloat16, 'n')
+#undef CUDA_ON_CPU_KIND
+
+template <typename T>
+struct Plain {
+  using Type = T;
+};
+template <typename T>
+struct Plain<const T> {
+  using Type = T;
+};
+
+struct Parameter {
+  int bytes;
+  char kind;           // 'p' is a pointer, and the next three describe what it points to
+  char pointee_kind;
+  char pointee_is_const;
+  int pointee_bytes;   // 1 for void
+};
+
+template <typename T>
+struct Describe {
+  static constexpr Parameter value = {int(sizeof(T)), Kind<T>::value, 0, 0, 0};
+};
+template <typename T>
+struct Describe<T*> {
+  static constexpr Parameter value = {int(sizeof(T*)), 'p', Kind<typename Plain<T>::Type>::value,
+                                      !__is_same(T, typename Plain<T>::Type), int(sizeof(T))};
+};
+
+struct KernelEntry {
+  const char* name;
+  int num_parameters;
+  const Parameter* parameters;
+  void (*entry)(void**);
+};
+
+template <int... I>
+struct Indices {};
+template <int N, int... I>
+struct Count : Count<N - 1, N - 1, I...> {};
+template <int... I>
+struct Count<0, I...> {
+  using Type = Indices<I...>;
+};
+
+template <typename... P>
+struct Signature {
+  static constexpr int kCount = sizeof...(P);
+  static constexpr Parameter kParameters[sizeof...(P) + 1] = {Describe<typename Plain<P>::Type>::value...};
+  template <void (*kernel)(P...), int... I>
+  static void call(void** args, Indices<I...>) {
+    kernel(*static_cast<typename Plain<P>::Type*>(args[I])...);
+  }
+  template <void (*kernel)(P...)>
+  static void entry(void** args) {
+    call<kernel>(args, typename Count<sizeof...(P)>::Type());
+  }
+};
+template <typename... P>
+Signature<P...> signature_of(void (*)(P...));
+
+struct Launch {
+  unsigned grid[3], block[3];
+  unsigned shared_bytes;
+  int order;           // 0 forward, 1 reversed, 2 shuffled by seed
+  uint64_t seed;
+  void** args;
+  void* arena;         // arena_bytes() of zeroed pages
+  uint64_t page_bytes;
+  char* message;
+  uint64_t message_bytes;
+};
+
+inline uint64_t next_random(uint64_t& state) {  // splitmix64
+  uint64_t z = state += 0x9e3779b97f4a7c15ull;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return z ^ (z >> 31);
+}
+
+template <typename T>
+void arrange(T* order, unsigned count, int how, uint64_t& random) {
+  for (unsigned i = 0; i < count; ++i) order[i] = T(how == 1 ? count - 1 - i : i);
+  for (unsigned i = count; how == 2 && i > 1; --i) {
+    const unsigned k = next_random(random) % i;
+    const T other = order[k];
+    order[k] = order[i - 1];
+    order[i - 1] = other;
+  }
+}
+
+#ifdef __linux__
+struct Range {
+  unsigned char *begin, *end;
+};
+// This library's thread-local segment: its __shared__ variables and nothing else.
+inline Range shared_segment() {
+  auto find = [](dl_phdr_info* info, size_t bytes, void* out) -> int {
+    if (bytes < offsetof(dl_phdr_info, dlpi_tls_data) + sizeof(void*) || !info->dlpi_tls_data) return 0;
+    auto* begin = static_cast<unsigned char*>(info->dlpi_tls_data);
+    for (int i = 0; i < info->dlpi_phnum; ++i) {
+      const auto& header = info->dlpi_phdr[i];
+      if (header.p_type != PT_TLS || shared < begin || shared >= begin + header.p_memsz) continue;
+      *static_cast<Range*>(out) = {begin, begin + header.p_memsz};
+      return 1;
+    }
+    return 0;
+  };
+  Range range = {nullptr, nullptr};
+  dl_iterate_phdr(find, &range);
+  return range;
+}
+
+// Statically sized __shared__ variables hold garbage at the start of a block, as on a GPU.
+inline void poison_static_shared(Range range) {
+  if (range.begin < shared) memset(range.begin, 0xff, shared - range.begin);
+  if (shared + sizeof(shared) < range.end)
+    memset(shared + sizeof(shared), 0xff, range.end - (shared + sizeof(shared)));
+  // The compiler sees no way in which memset reached the kernels' variables.
+  asm volatile("" ::: "memory");
+}
+#endif
+
+inline uint64_t static_shared_bytes() {
+  shared[0] = 0;  // the segment comes into being when it is first touched
+#ifdef __linux__
+  const Range segment = shared_segment();
+  return segment.end - segment.begin - sizeof(shared);
+#else
+  return 0;
+#endif
+}
+
+inline void prepare_threads(const Launch& launch) {
+  const unsigned* size = launch.block;
+  block->num_threads = size[0] * size[1] * size[2];
+  block->num_warps = (block->num_threads + kWarpSize - 1) / kWarpSize;
+  for (int i = 0; i < block->num_threads; ++i) {
+    Thread& thread = block->threads[i];
+    thread.index = {unsigned(i) % size[0], unsigned(i) / size[0] % size[1], unsigned(i) / (size[0] * size[1])};
+    thread.lane = i % kWarpSize;
+    thread.warp = i / kWarpSize;
+  }
+}
+
+inline void run_block(const Launch& launch, uint64_t& random) {
+  arrange(block->warp_at, block->num_warps, launch.order, random);
+  block->ready_warps = 0;
+  for (int position = 0; position < block->num_warps; ++position) {
+    const int w = block->warp_at[position];
+    Warp& warp = block->warps[w];
+    block->position_of[w] = position;
+    const int left = block->num_threads - w * kWarpSize;
+    const int num_lanes = left < kWarpSize ? left : kWarpSize;
+    warp.lanes = num_lanes < kWarpSize ? (1u << num_lanes) - 1 : ~0u;
+    arrange(warp.lane_at, num_lanes, launch.order, random);
+    for (int i = 0; i < num_lanes; ++i) warp.position_of[warp.lane_at[i]] = i;
+    warp.ready = warp.lanes;
+    warp.num_meetings = warp.num_open = 0;
+    warp.free_meeting = nullptr;
+    block->ready_warps |= 1u << position;
+  }
+  for (int i = 0; i < block->num_threads; ++i) {
+    block->threads[i].stack = nullptr;
+    block->threads[i].ended = false;
+  }
+  block->num_ended = block->arrived = block->parity = 0;
+  block->num_stacks = block->num_free_stacks = 0;
+  resume(take_ready(block->warp_at[0]), &block->main_context, false);
+}
+
+inline void initialise_arena(const Launch& launch) {
+  block->initialised = true;
+  block->page_bytes = launch.page_bytes;
+  const size_t head = (sizeof(Block) + launch.page_bytes - 1) / launch.page_bytes * launch.page_bytes;
+  block->stacks = static_cast<unsigned char*>(launch.arena) + head;
+  for (int i = 0; i < kMaxThreads; ++i)  // an overflowing stack stops at once
+    mprotect(block->stacks + i * kStackBytes, launch.page_bytes, PROT_NONE);
+}
+
+// Runs all blocks; false when a fault was written to launch.message.
+inline bool run(const Launch& launch, const KernelEntry& kernel) {
+  block = static_cast<Block*>(launch.arena);
+  if (!block->initialised) initialise_arena(launch);
+  block->entry = kernel.entry;
+  block->args = launch.args;
+  block->message = launch.message;
+  block->message_bytes = launch.message_bytes;
+  block->faulted = false;
+  block->main_stack = nullptr;
+  block->size = dim3(launch.block[0], launch.block[1], launch.block[2]);
+  block->grid = dim3(launch.grid[0], launch.grid[1], launch.grid[2]);
+  prepare_threads(launch);
+
+  const unsigned num_blocks = launch.grid[0] * launch.grid[1] * launch.grid[2];
+  uint64_t random = launch.seed;
+  unsigned* order = nullptr;
+  if (launch.order != 0) {
+    order = static_cast<unsigned*>(__builtin_malloc(num_blocks * sizeof(unsigned)));
+    arrange(order, num_blocks, launch.order, random);
+  }
+#ifdef __linux__
+  const Range segment = shared_segment();
+#endif
+  unsigned char* const guard = shared + launch.shared_bytes;
+  memset(guard, 0xa5, kSharedGuardBytes);
+#ifdef CUDA_ON_CPU_ASAN
+  __asan_poison_memory_region(guard, sizeof(shared) - launch.shared_bytes);
+#endif
+  for (unsigned i = 0; i < num_blocks && !block->faulted; ++i) {
+    const unsigned b = order ? order[i] : i;
+    block->index = {b % launch.grid[0], b / launch.grid[0] % launch.grid[1], b / (launch.grid[0] * launch.grid[1])};
+#ifdef __linux__
+    poison_static_shared(segment);
+#endif
+    memset(shared, 0xff, launch.shared_bytes);
+    run_block(launch, random);
+#ifndef CUDA_ON_CPU_ASAN
+    for (size_t k = 0; k < kSharedGuardBytes && !block->faulted; k += 8) {
+      uint64_t word;
+      memcpy(&word, guard + k, 8);
+      if (word == 0xa5a5a5a5a5a5a5a5ull) continue;
+      snprintf(launch.message, launch.message_bytes,
+               "block (%u, %u, %u) wrote past the end of its %u bytes of dynamic shared memory",
+               block->index.x, block->index.y, block->index.z, launch.shared_bytes);
+      block->faulted = true;
+    }
+#endif
+  }
+#ifdef CUDA_ON_CPU_ASAN
+  __asan_unpoison_memory_region(guard, sizeof(shared) - launch.shared_bytes);
+#endif
+  __builtin_free(order);
+  return !block->faulted;
+}
+
+}  // namespace cuda_on_cpu
+
+#define CUDA_ON_CPU_KERNEL(name, ...)                                                       \
+  {name, decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kCount,                         \
+   decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kParameters,                          \
+   &decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::template entry<&__VA_ARGS__>}
+
+#define CUDA_ON_CPU_EXPORTS(table)                                                          \
+  extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_num_kernels() {         \
+    return sizeof(table) / sizeof(table[0]);                                                \
+  }                                                                                         \
+  extern "C" __attribute__((visibility("default"))) const cuda_on_cpu::KernelEntry*         \
+  cuda_on_cpu_kernels() {                                                                   \
+    return table;                                                                           \
+  }                                                                                         \
+  extern "C" __attribute__((visibility("default"))) uint64_t cuda_on_cpu_arena_bytes() {    \
+    return sizeof(cuda_on_cpu::Block) + 65536 +                                             \
+           cuda_on_cpu::kMaxThreads * cuda_on_cpu::kStackBytes;                             \
+  }                                                                                         \
+  extern "C" __attribute__((visibility("default"))) uint64_t                                \
+  cuda_on_cpu_static_shared_bytes() {                                                       \
+    return cuda_on_cpu::static_shared_bytes();                                              \
+  }                                                                                         \
+  extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_launch(                 \
+      const cuda_on_cpu::Launch* launch, int kernel) {                                      \
+    return cuda_on_cpu::run(*launch, table[kernel]);                                        \
+  }
