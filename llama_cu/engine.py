@@ -18,6 +18,10 @@ from llama_cu.step_input import build_batch, build_logit_edits, build_sampling_r
 Array = Any
 
 
+# Logits that `score` has on the device at a time: a quarter of a gigabyte.
+_MAX_SCORED_LOGITS = 1 << 26
+
+
 class Engine:
     """Continuous batching over a paged KV cache.
 
@@ -136,11 +140,13 @@ class Engine:
                 f"but {allocator.num_free} are free"
             )
         sequence.block_table = [allocator.allocate() for _ in range(needed)]
+        rows = max(1, _MAX_SCORED_LOGITS // self.model.config.vocab_size)
+        chunk_size = min(rows, self.scheduler.max_batch_tokens)
         chunks = []
         try:
             while sequence.num_computed < len(sequence):
                 remaining = len(sequence) - sequence.num_computed
-                piece = Slice(sequence, min(remaining, self.scheduler.max_batch_tokens))
+                piece = Slice(sequence, min(remaining, chunk_size))
                 hidden, batch = self._forward([piece], all_logits=True)
                 chunk = self.model.logits(hidden, batch.logit_rows)
                 chunks.append(self.model.ops.download(chunk))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +25,7 @@ from llama_cu.sampling_params import MAX_SEED, SamplingParams
 from llama_cu.sequence import Sequence
 from llama_cu.stopping import StopStrings
 
-Prompt = str | list[int]
+Prompt = str | Seq[int] | np.ndarray
 Message = Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
 """progress(what, done, total), called while weights load and kernels compile."""
@@ -122,7 +123,7 @@ class LLM:
         return usable // per_token
 
     def generate(
-        self, prompts: Prompt | list[Prompt], params: SamplingParams | None = None
+        self, prompts: Prompt | Seq[Prompt], params: SamplingParams | None = None
     ) -> list[Output]:
         """Answers to prompts, batched by the engine; `params.n` outputs per prompt, in order.
 
@@ -142,22 +143,22 @@ class LLM:
         """The answer's text in pieces, as they come; never half a character."""
         return self._stream(self._encode(prompt), params or self.default_params())
 
-    def chat(self, messages: list[Message], params: SamplingParams | None = None) -> Output:
+    def chat(self, messages: Seq[Message], params: SamplingParams | None = None) -> Output:
         """The assistant's answer to messages of role and content, by the model's chat template."""
         params = params or self.default_params()
         return self._run(self._sequences(self._encode_chat(messages), params))[0]
 
     def chat_stream(
-        self, messages: list[Message], params: SamplingParams | None = None
+        self, messages: Seq[Message], params: SamplingParams | None = None
     ) -> TextStream:
         """`chat`, in pieces. What earlier turns left in the KV cache is reused."""
         return self._stream(self._encode_chat(messages), params or self.default_params())
 
-    def count_chat_tokens(self, messages: list[Message]) -> int:
+    def count_chat_tokens(self, messages: Seq[Message]) -> int:
         """Tokens of the messages as a prompt."""
         return len(self._encode_chat(messages))
 
-    def logits(self, token_ids: list[int]) -> np.ndarray:
+    def logits(self, token_ids: Seq[int]) -> np.ndarray:
         """float32 logits at every position: [num_tokens, vocab_size]."""
         checked = self._check_ids(token_ids)
         if len(checked) > self.max_model_len:
@@ -183,18 +184,24 @@ class LLM:
         return SamplingParams(**stated)
 
     def _prompts(self, prompts: Any) -> list[list[int]]:
-        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+        if isinstance(prompts, str):
+            return [self._encode(prompts)]
+        if not isinstance(prompts, list | tuple | np.ndarray):
+            raise ValueError(f"prompts must be a string or a list, got {prompts!r}")
+        if len(prompts) and isinstance(prompts[0], int | np.integer):
             return [self._encode(prompts)]
         return [self._encode(prompt) for prompt in prompts]
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if not isinstance(prompt, str):
+    def _encode(self, prompt: Any) -> list[int]:
+        if isinstance(prompt, list | tuple | np.ndarray):
             return self._check_ids(prompt)
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt must be a string or a list of token ids, got {prompt!r}")
         if self.tokenizer is None:
             raise ValueError("prompt must be a list of token ids: the model has no tokenizer.json")
         return self._check_ids(self.tokenizer.encode(prompt))
 
-    def _encode_chat(self, messages: list[Message]) -> list[int]:
+    def _encode_chat(self, messages: Seq[Message]) -> list[int]:
         if self.tokenizer is None:
             raise ValueError("messages need a tokenizer, but the model has no tokenizer.json")
         text = self.tokenizer.apply_chat_template(messages)

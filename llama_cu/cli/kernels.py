@@ -1,0 +1,75 @@
+"""llama-cu kernels: compile everything for one architecture and show what it uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from llama_cu.cli.progress import ProgressBar
+from llama_cu.ops.cuda_kernels import (
+    Specialisation,
+    compile_cubin,
+    specialisations,
+    supported_archs,
+)
+
+Row = dict[str, Any]
+
+_COLUMNS = {
+    "registers": "registers",
+    "spill_bytes": "spill B",
+    "stack_bytes": "stack B",
+    "static_shared_bytes": "shared B",
+}
+
+
+def show_kernels(arch: str, *, as_json: bool) -> None:
+    """Print a table, or JSON. Raises ValueError for an architecture that NVRTC does not know."""
+    rows = measure(parse_arch(arch))
+    if as_json:
+        print(json.dumps({"arch": arch, "kernels": rows}, indent=1))
+    else:
+        print("\n".join(table(rows)))
+
+
+def parse_arch(arch: str) -> int:
+    """90 from "sm_90" (or "90")."""
+    known = supported_archs()
+    number = arch.removeprefix("sm_")
+    if not number.isdecimal() or int(number) not in known:
+        names = ", ".join(f"sm_{value}" for value in known)
+        raise ValueError(f"--arch must be one of {names}, got {arch!r}")
+    return int(number)
+
+
+def measure(arch: int) -> list[Row]:
+    """Compile every specialisation for sm_`arch`; what each one uses, in the kernels' order."""
+    wanted = specialisations()
+    rows: list[Row] = []
+    with ProgressBar() as progress:
+        for file, group in _programs(wanted):
+            progress(f"compiling {file}.cu", len(rows), len(wanted))
+            names = [specialisation.expression for specialisation in group]
+            resources = compile_cubin(file, names, arch=arch).resources
+            rows += [{"file": file, "kernel": name, **asdict(resources[name])} for name in names]
+    return rows
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Aligned lines, one a kernel, and the totals."""
+    width = max([len("kernel"), *(len(row["kernel"]) for row in rows)])
+    lines = [" ".join([f"{'kernel':{width}}", *(f"{title:>9}" for title in _COLUMNS.values())])]
+    for row in rows:
+        numbers = (f"{row[column]:>9}" for column in _COLUMNS)
+        lines.append(" ".join([f"{row['kernel']:{width}}", *numbers]))
+    spilling = sum(row["spill_bytes"] > 0 for row in rows)
+    return [*lines, f"{len(rows)} kernels, {spilling} with spills"]
+
+
+def _programs(wanted: list[Specialisation]) -> Iterator[tuple[str, list[Specialisation]]]:
+    """What is compiled together: all of one file with the same head size."""
+    for (file, _), group in groupby(wanted, key=lambda s: (s.file, s.head_dim)):
+        yield file, list(group)

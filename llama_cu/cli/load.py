@@ -1,0 +1,60 @@
+"""From command-line options to a loaded model and its sampling parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llama_cu.cli.progress import ProgressBar
+from llama_cu.cli.terminal import note
+from llama_cu.errors import ModelError
+from llama_cu.llm import LLM
+from llama_cu.sampling_params import SamplingParams
+
+EMBEDDED = ("story", "chat")
+
+_SHORT_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+# For models that do not say how they want to be sampled.
+_SENSIBLE = {"temperature": 0.8, "top_p": 0.95}
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def find_model(model: str) -> Path:
+    """The folder of an embedded model, by its name, or the given folder."""
+    if model not in EMBEDDED or Path(model).is_dir():
+        return Path(model).expanduser()
+    # A wheel carries the models inside the package; a checkout has them beside it.
+    for folder in (_PACKAGE / "models" / model, _PACKAGE.parent / "models" / model):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ModelError(f"the embedded model {model} is not part of this installation; use --model")
+
+
+def load_model(model: str, *, device: str, dtype: str, max_model_len: int | None = None) -> LLM:
+    """Load with a progress bar; what `auto` took, and why, goes to stderr."""
+    with ProgressBar() as progress:
+        llm = LLM(
+            find_model(model),
+            device=device,
+            dtype=_SHORT_DTYPES.get(dtype, dtype),
+            max_model_len=max_model_len,
+            progress=progress,
+        )
+    if device == "auto":
+        note(f"device: {llm.device_note}")
+    return llm
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given, checked. Raises ValueError as SamplingParams does."""
+    chosen = {name: value for name, value in options.items() if value is not None}
+    SamplingParams(**chosen)
+    return chosen
+
+
+def sampling_params(llm: LLM, options: dict[str, Any]) -> SamplingParams:
+    """The options over the model's own generation_config.json over sensible defaults."""
+    stated = llm.config.generation
+    silent = stated.temperature is None and stated.do_sample is None
+    return replace(llm.default_params(), **{**(_SENSIBLE if silent else {}), **options})

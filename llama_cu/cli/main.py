@@ -1,0 +1,197 @@
+"""The llama-cu program: options in, exit code out. Commands load their modules when they run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from llama_cu import __version__
+from llama_cu.cli import options as opt
+from llama_cu.errors import LlamaCuError
+
+app = typer.Typer(
+    name="llama-cu",
+    help="Llama-family inference on CUDA and NumPy.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+# The base class of all of typer's own usage errors, which typer itself exports under no name.
+_UsageError: Any = typer.BadParameter.__base__
+
+_OK, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code.
+
+    0 success, 1 a model, device or file that cannot be used, 2 wrong arguments, 130 Ctrl-C.
+    Errors are one line on stderr; `--debug`, anywhere, shows the traceback too.
+    """
+    if argv is None:
+        argv = sys.argv[1:]
+        if hasattr(signal, "SIGPIPE"):
+            # `llama-cu story | head` ends like any other program in a pipe.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    debug = "--debug" in argv
+    arguments = ["--debug"] * debug + [a for a in argv if a != "--debug"]
+    try:
+        return int(app(args=arguments, prog_name="llama-cu", standalone_mode=False) or _OK)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", _INTERRUPTED, debug=debug)
+    except _UsageError as error:
+        where = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        return _fail(error.format_message().rstrip(".") + where, _USAGE, debug=debug)
+    except ValueError as error:
+        return _fail(str(error), _USAGE, debug=debug)
+    except (LlamaCuError, OSError) as error:
+        return _fail(str(error), _FAILED, debug=debug)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error} (a bug; --debug shows where)"
+        return _fail(what, _FAILED, debug=debug)
+
+
+def _fail(message: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print("llama-cu: error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    if version:
+        print(f"llama-cu {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def story(
+    prompt: Annotated[
+        str, typer.Argument(help="How the story begins.", metavar="[PROMPT]")
+    ] = "Once upon a time",
+    model: opt.Model = "story",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    max_tokens: opt.MaxTokens = 512,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    seed: opt.Seed = None,
+) -> None:
+    """Tell a story, word by word."""
+    from llama_cu.cli.load import given
+    from llama_cu.cli.story import tell_story
+
+    options = given(
+        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
+    raise typer.Exit(tell_story(model, prompt, device=device, dtype=dtype, options=options))
+
+
+@app.command()
+def chat(
+    model: opt.Model = "chat",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    max_model_len: opt.MaxModelLen = None,
+    system: Annotated[str | None, typer.Option("--system", help="The system prompt.")] = None,
+    max_tokens: opt.MaxTokens = None,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    seed: opt.Seed = None,
+) -> None:
+    """Talk with a model. /help inside shows the commands."""
+    from llama_cu.cli.chat import run_chat
+    from llama_cu.cli.load import given, load_model
+
+    options = given(
+        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
+    llm = load_model(model, device=device, dtype=dtype, max_model_len=max_model_len)
+    raise typer.Exit(run_chat(llm, model=model, system=system, options=options))
+
+
+@app.command()
+def generate(
+    model: opt.Model = "story",
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="The prompt; - reads it from stdin.")
+    ] = None,
+    prompt_ids: Annotated[
+        str | None, typer.Option("--prompt-ids", help='The prompt as token ids: "1,2,3".')
+    ] = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    max_model_len: opt.MaxModelLen = None,
+    max_tokens: opt.MaxTokens = 256,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repetition_penalty: opt.RepetitionPenalty = None,
+    seed: opt.Seed = None,
+    stop: opt.Stop = None,
+    logprobs: Annotated[
+        int | None, typer.Option("--logprobs", help="With --json: the n likeliest tokens too.")
+    ] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Answer one prompt, for scripts."""
+    from llama_cu.cli import generate as command
+    from llama_cu.cli.load import given
+
+    options = given(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop or None,
+        logprobs=logprobs,
+    )
+    command.generate(
+        model,
+        command.read_prompt(prompt, prompt_ids),
+        device=device,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        as_json=as_json,
+        options=options,
+    )
+
+
+@app.command()
+def kernels(
+    arch: Annotated[
+        str, typer.Option("--arch", help="The GPU's architecture, such as sm_90.")
+    ] = "sm_90",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Compile every kernel and show registers, spills and shared memory. Needs no GPU."""
+    from llama_cu.cli.kernels import show_kernels
+
+    show_kernels(arch, as_json=as_json)
+
+
+@app.command()
+def info(as_json: opt.AsJson = False) -> None:
+    """What this machine has, and what to install when something is missing."""
+    from llama_cu.cli.info import show_info
+
+    show_info(as_json=as_json)

@@ -1,0 +1,42 @@
+"""Options that several commands share. Only typer is imported here: --help must stay quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="FOLDER", help="Model folder, or story or chat (the embedded models)."
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="auto, f32, f16 or bf16 (or their long names).")
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option("--max-model-len", help="Longest prompt and answer together, in tokens."),
+]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Longest answer, in tokens.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="0 takes the likeliest token each time.")
+]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Draw from the k likeliest tokens.")]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", help="Draw from the likeliest tokens of this total.")
+]
+MinP = Annotated[
+    float | None,
+    typer.Option("--min-p", help="Drop tokens less likely than this share of the likeliest."),
+]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option("--repetition-penalty", help="Above 1 avoids repetition.")
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Same seed, same text. Drawn if not given.")
+]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text. Repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
