@@ -105,7 +105,11 @@ class LLM:
         self.engine = Engine(
             llama, cache, max_batch_tokens=max_batch_tokens, max_num_seqs=max_num_seqs
         )
-        self._eos_token_ids = frozenset(config.eos_token_ids)
+        # As in vLLM, an answer ends at the config's ids and at the tokenizer's own EOS too.
+        own_eos = None if self.tokenizer is None else self.tokenizer.eos_token_id
+        self._eos_token_ids = frozenset(config.eos_token_ids) | (
+            set() if own_eos is None else {own_eos}
+        )
         self._random = Random(secrets.randbits(64) if seed is None else seed)
 
     def _cache_tokens(self, kv_cache_bytes: int | None, per_token: int, free: int) -> int:

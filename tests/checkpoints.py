@@ -55,58 +55,68 @@ def random_tensors(
     config: dict[str, Any], *, seed: int = 0, tied_name: str = EMBED_TOKENS
 ) -> dict[str, np.ndarray]:
     """float32 weights of any supported config.json, lively enough that attention is not flat."""
-    generator = np.random.PCG64(seed)
+    draw = _Draw(seed)
+    table = (config["vocab_size"], config["hidden_size"])
+    if config.get("tie_word_embeddings"):
+        draw.tensors[tied_name] = np.float32(0.15) * draw.noise(table)
+    else:
+        draw.tensors[EMBED_TOKENS] = draw.noise(table)
+        draw.linear(LM_HEAD.removesuffix(".weight"), table, gain=2.0)
+    for layer in range(config["num_hidden_layers"]):
+        _draw_layer(draw, config, f"model.layers.{layer}")
+    draw.norm("model.norm", config["hidden_size"])
+    return draw.tensors
+
+
+def _draw_layer(draw: _Draw, config: dict[str, Any], prefix: str) -> None:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     num_heads, model_type = config["num_attention_heads"], config["model_type"]
-    num_kv_heads = config.get("num_key_value_heads") or num_heads
     head_dim = config.get("head_dim") or hidden // num_heads
+    q_size = num_heads * head_dim
+    kv_size = (config.get("num_key_value_heads") or num_heads) * head_dim
+    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     attention_bias = bool(config.get("attention_bias"))
-    qkv_bias = attention_bias or model_type == "qwen2"
-    tensors: dict[str, np.ndarray] = {}
-
-    def norm(name: str, size: int) -> None:
-        tensors[name] = 1 + 0.3 * noise(generator, (size,))
-
-    def linear(name: str, out_size: int, in_size: int, *, bias: bool, gain: float = 1.0) -> None:
-        weight = noise(generator, (out_size, in_size))
-        tensors[f"{name}.weight"] = weight * np.float32(gain / math.sqrt(in_size))
-        if bias:
-            tensors[f"{name}.bias"] = np.float32(0.3) * noise(generator, (out_size,))
-
-    table = (config["vocab_size"], hidden)
-    if config.get("tie_word_embeddings"):
-        tensors[tied_name] = np.float32(0.15) * noise(generator, table)
-    else:
-        tensors[EMBED_TOKENS] = noise(generator, table)
-        linear("lm_head", *table, bias=False, gain=2.0)
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}"
-        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-        mlp_bias = bool(config.get("mlp_bias"))
-        norm(f"{prefix}.input_layernorm.weight", hidden)
-        linear(f"{attention}.q_proj", num_heads * head_dim, hidden, bias=qkv_bias, gain=1.5)
-        linear(f"{attention}.k_proj", num_kv_heads * head_dim, hidden, bias=qkv_bias, gain=1.5)
-        linear(f"{attention}.v_proj", num_kv_heads * head_dim, hidden, bias=qkv_bias)
-        linear(f"{attention}.o_proj", hidden, num_heads * head_dim, bias=attention_bias)
-        if model_type == "qwen3":
-            norm(f"{attention}.q_norm.weight", head_dim)
-            norm(f"{attention}.k_norm.weight", head_dim)
-        norm(f"{prefix}.post_attention_layernorm.weight", hidden)
-        linear(f"{mlp}.gate_proj", inner, hidden, bias=mlp_bias)
-        linear(f"{mlp}.up_proj", inner, hidden, bias=mlp_bias)
-        linear(f"{mlp}.down_proj", hidden, inner, bias=mlp_bias)
-    norm("model.norm.weight", hidden)
-    return tensors
+    qkv_bias, mlp_bias = attention_bias or model_type == "qwen2", bool(config.get("mlp_bias"))
+    draw.norm(f"{prefix}.input_layernorm", hidden)
+    draw.linear(f"{attention}.q_proj", (q_size, hidden), bias=qkv_bias, gain=1.5)
+    draw.linear(f"{attention}.k_proj", (kv_size, hidden), bias=qkv_bias, gain=1.5)
+    draw.linear(f"{attention}.v_proj", (kv_size, hidden), bias=qkv_bias)
+    draw.linear(f"{attention}.o_proj", (hidden, q_size), bias=attention_bias)
+    if model_type == "qwen3":
+        draw.norm(f"{attention}.q_norm", head_dim)
+        draw.norm(f"{attention}.k_norm", head_dim)
+    draw.norm(f"{prefix}.post_attention_layernorm", hidden)
+    draw.linear(f"{mlp}.gate_proj", (inner, hidden), bias=mlp_bias)
+    draw.linear(f"{mlp}.up_proj", (inner, hidden), bias=mlp_bias)
+    draw.linear(f"{mlp}.down_proj", (hidden, inner), bias=mlp_bias)
 
 
-def noise(generator: np.random.PCG64, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform float32 of mean 0 and variance 1.
+class _Draw:
+    """Tensors by name, drawn one after the other from one generator.
 
-    NumPy promises the raw bits of a generator for ever, but not what distributions make of them.
+    NumPy promises a generator's raw bits for ever, but not what its distributions make of them.
     """
-    raw = generator.random_raw(math.prod(shape)) >> np.uint64(40)
-    centred = raw.astype(np.float32) / np.float32(1 << 23) - np.float32(1)
-    return (centred * np.float32(math.sqrt(3))).reshape(shape)
+
+    def __init__(self, seed: int) -> None:
+        self.generator = np.random.PCG64(seed)
+        self.tensors: dict[str, np.ndarray] = {}
+
+    def noise(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Uniform float32 of mean 0 and variance 1."""
+        raw = self.generator.random_raw(math.prod(shape)) >> np.uint64(40)
+        centred = raw.astype(np.float32) / np.float32(1 << 23) - np.float32(1)
+        return (centred * np.float32(math.sqrt(3))).reshape(shape)
+
+    def norm(self, name: str, size: int) -> None:
+        self.tensors[f"{name}.weight"] = np.float32(1) + np.float32(0.3) * self.noise((size,))
+
+    def linear(
+        self, name: str, shape: tuple[int, int], *, bias: bool = False, gain: float = 1.0
+    ) -> None:
+        scale = np.float32(gain / math.sqrt(shape[1]))
+        self.tensors[f"{name}.weight"] = self.noise(shape) * scale
+        if bias:
+            self.tensors[f"{name}.bias"] = np.float32(0.3) * self.noise((shape[0],))
 
 
 def random_ids(num_tokens: int, vocab_size: int, *, seed: int) -> list[int]:

@@ -229,7 +229,20 @@ def test_without_a_dtype_field_the_weights_decide(tmp_path):
         ({"rope_scaling": {"type": "longrope"}}, 'rope_scaling: type must be .* got "longrope"'),
         ({"rope_parameters": {"rope_type": "x"}}, 'rope_parameters: rope_type .* got "x"'),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is required and missing"),
-        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be a finite number"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor must be .* at least 1"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "truncate": 1}}, "truncate must be true"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2, "mscale": -1}},
+            "mscale must be .* least 0",
+        ),
+        (
+            {
+                "rope_scaling": {"type": "linear", "factor": 2},
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            },
+            "rope_scaling contradicts rope_parameters",
+        ),
+        ({"rope_interleaved": True}, "rope_interleaved is not supported, got true"),
         ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2}}, "contradicts"),
         ({"rope_scaling": {"type": "llama3", "factor": 8}}, "low_freq_factor is required"),
         (

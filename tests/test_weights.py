@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llama_cu.checkpoint import tensor_file
 from llama_cu.checkpoint.config import load_config
+from llama_cu.checkpoint.convert import convert
 from llama_cu.checkpoint.weights import load_weights, weight_bytes
 from llama_cu.errors import ModelError
 from tests.checkpoints import (
@@ -129,11 +130,47 @@ def test_any_stored_dtype_is_rounded_once_to_any_other(file_dtype, dtype, wide, 
     assert np.array_equal(weights.lm_head.astype(np.float32), want.astype(np.float32))
 
 
-def test_every_bfloat16_is_widened_exactly():
-    bits = np.arange(1 << 16, dtype=np.uint16)
-    source, out = bits.view(ml_dtypes.bfloat16), np.empty(bits.size, np.float32)
-    tensor_file.convert(source, out, dtype=FLOAT32)
-    assert np.array_equal(out.view(np.uint32), bits.astype(np.uint32) << 16)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_half_is_widened_exactly(dtype):
+    source = np.arange(1 << 16, dtype=np.uint16).view(FILE_DTYPES[dtype])
+    finite = source[np.isfinite(source.astype(np.float32))]
+    for halves in (source, finite):
+        out = np.empty(halves.size, np.float32)
+        assert convert(halves, out, dtype=FLOAT32) is None
+        want = halves.astype(np.float32)
+        assert np.array_equal(out, want, equal_nan=True)
+        assert np.array_equal(np.signbit(out), np.signbit(want))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_ties_subnormals_and_infinities_are_rounded_as_numpy_does(dtype, wide):
+    halves = np.arange(1 << 16, dtype=np.uint16).view(FILE_DTYPES[dtype]).astype(np.float32)
+    exact = halves[np.isfinite(halves)]
+    between = exact[1:] / 2 + exact[:-1] / 2
+    tiny = np.float32(1e-45) * np.arange(-9, 9, dtype=np.float32)
+    ties = np.concatenate([exact, between, np.nextafter(between, np.float32(0)), tiny])
+    for source in (ties, np.append(ties, [np.inf, -np.inf, np.nan]).astype(np.float32)):
+        out = np.empty(source.size, np.float32 if wide else FILE_DTYPES[dtype])
+        assert convert(source, out, dtype=FILE_DTYPES[dtype]) is None
+        with np.errstate(invalid="ignore"):
+            want = source.astype(FILE_DTYPES[dtype]).astype(np.float32)
+        assert np.array_equal(out.astype(np.float32), want, equal_nan=True)
+
+
+def test_every_kind_of_nan_stays_one():
+    bits = np.array([0x7F800001, 0x7FFFFFFF, 0xFF800001, 0xFFFFFFFF, 0x7FC00000], np.uint32)
+    out = np.empty(bits.size, FILE_DTYPES["bfloat16"])
+    convert(bits.view(np.float32), out, dtype=out.dtype)
+    assert np.isnan(out.astype(np.float32)).all()
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float16", 65520.0), ("bfloat16", 3.4e38)])
+def test_the_first_value_that_overflows_is_returned(dtype, value):
+    source = np.ones(1000, np.float32)
+    source[[700, 800]] = -value, value
+    out = np.empty(1000, FILE_DTYPES[dtype])
+    assert convert(source, out, dtype=out.dtype) == -np.float32(value)
 
 
 @pytest.mark.parametrize("dtype", FILE_DTYPES)
@@ -291,6 +328,24 @@ def test_a_damaged_header_is_refused_with_the_file(content, tmp_path):
     assert refusal(tmp_path).startswith(f"{path}: ")
 
 
+def test_whatever_is_damaged_in_a_header_is_a_model_error_or_harmless(tmp_path):
+    path = random_checkpoint(tmp_path) / "model.safetensors"
+    content = path.read_bytes()
+    header_end = 8 + struct.unpack("<Q", content[:8])[0]
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for _ in range(rng.randrange(1, 4)):
+            damaged[rng.randrange(header_end)] = rng.choice(b'0123456789"[]{}:,-.eF \x00\xff')
+        path.write_bytes(damaged)
+        try:
+            load(tmp_path)
+        except ModelError as error:
+            refused += str(error).startswith(str(path))
+    assert refused > 280
+
+
 def test_a_folder_without_weights_says_what_was_expected(tmp_path):
     (random_checkpoint(tmp_path) / "model.safetensors").unlink()
     words = "expected model.safetensors or model.safetensors.index.json, found neither"
@@ -359,7 +414,7 @@ print(kept, memory("VmHWM") - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("file_dtype", ["bfloat16", "float32"])
-def test_loading_needs_little_more_memory_than_the_model_keeps(file_dtype, tmp_path):
+def test_loading_needs_little_more_memory_than_the_model_keeps(file_dtype):
     large = {
         **SMALL_LLAMA,
         "vocab_size": 8191,
@@ -368,14 +423,15 @@ def test_loading_needs_little_more_memory_than_the_model_keeps(file_dtype, tmp_p
         "num_attention_heads": 8,
         "num_hidden_layers": 3,
     }
-    folders = [
-        random_checkpoint(tmp_path / "small"),
-        random_checkpoint(tmp_path / "large", large, dtype=file_dtype),
-    ]
-    command = [sys.executable, "-c", MEASURE, *map(str, folders)]
-    result = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [
+            random_checkpoint(Path(folder) / "small"),
+            random_checkpoint(Path(folder) / "large", large, dtype=file_dtype),
+        ]
+        command = [sys.executable, "-c", MEASURE, *map(str, folders)]
+        result = subprocess.run(
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        )
     kept, peak = map(int, result.stdout.split())
     assert kept > 200e6
     assert peak < 1.15 * kept

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llama_cu.checkpoint.fields import Fields, read_json_object
-from llama_cu.checkpoint.rope import RopeConfig, read_rope
+from llama_cu.checkpoint.rope import RopeConfig
+from llama_cu.checkpoint.rope_fields import read_rope
 from llama_cu.checkpoint.tensor_set import stored_dtype
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -43,6 +44,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "num_experts_per_tok": (0,),
     "moe_intermediate_size": (0,),
     "use_mrope": (False,),
+    "rope_interleaved": (False,),
 }
 
 

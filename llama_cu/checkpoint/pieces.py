@@ -7,7 +7,7 @@ decoders that exist, those whose text depends on more than that are refused.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_cu.errors import ModelError
@@ -42,38 +42,44 @@ def read_decoding(source: str, decoder: dict[str, Any] | None) -> Decoding:
     """Decoding from the `decoder` of tokenizer.json; ModelError names what it cannot express."""
     if decoder is None:
         raise ModelError(f"{source}: decoder is required and missing")
-    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
-    byte_level = byte_fallback = fused = False
-    replacements: list[tuple[str, str]] = []
-    first_replacements: list[tuple[str, str]] = []
-    strip, strip_count = "", 0
-    for step in steps:
-        kind = step["type"]
-        if kind == "ByteLevel":
-            byte_level = True
-        elif kind == "ByteFallback":
-            byte_fallback = True
-        elif kind == "Fuse":
-            fused = True
-        elif kind == "Replace" and "String" in step["pattern"] and not fused:
-            replacements.append((step["pattern"]["String"], step["content"]))
-            first_replacements.append(replacements[-1])
-        elif kind == "Metaspace" and not fused:
-            space = (step["replacement"], " ")
-            keeps = step.get("prepend_scheme", "always") == "never"
-            replacements.append(space)
-            first_replacements.append(space if keeps else (step["replacement"], ""))
-        elif kind == "Strip" and fused and step["stop"] == 0:
-            strip, strip_count = step["content"], step["start"]
-        else:
+    decoding, fused = Decoding(), False
+    for step in decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]:
+        fused = fused or step["type"] == "Fuse"
+        after = _add_step(decoding, step, fused=fused)
+        if after is None:
             raise ModelError(f"{source}: decoder is not supported, got {step}")
-    return Decoding(
-        byte_level,
-        byte_fallback,
-        tuple(replacements),
-        tuple(first_replacements),
-        strip,
-        strip_count,
+        decoding = after
+    return decoding
+
+
+def _add_step(decoding: Decoding, step: dict[str, Any], *, fused: bool) -> Decoding | None:
+    """The decoding with one more step; None where it would need more than one token to look at."""
+    kind = step["type"]
+    if kind == "Fuse":
+        return decoding
+    if kind == "ByteLevel":
+        return replace(decoding, byte_level=True)
+    if kind == "ByteFallback":
+        return replace(decoding, byte_fallback=True)
+    if kind == "Strip" and fused and step["stop"] == 0:
+        return replace(decoding, strip=step["content"], strip_count=step["start"])
+    if kind == "Replace" and not fused and "String" in step["pattern"]:
+        pair = (step["pattern"]["String"], step["content"])
+        return _add_replacements(decoding, pair, pair)
+    if kind == "Metaspace" and not fused:
+        mark = step["replacement"]
+        first = " " if step.get("prepend_scheme", "always") == "never" else ""
+        return _add_replacements(decoding, (mark, " "), (mark, first))
+    return None
+
+
+def _add_replacements(
+    decoding: Decoding, pair: tuple[str, str], first_pair: tuple[str, str]
+) -> Decoding:
+    return replace(
+        decoding,
+        replacements=(*decoding.replacements, pair),
+        first_replacements=(*decoding.first_replacements, first_pair),
     )
 
 

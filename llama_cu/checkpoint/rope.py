@@ -1,4 +1,4 @@
-"""Rotary position embedding: from a checkpoint's parameters to the table of inverse frequencies.
+"""Rotary position embedding: from a model's parameters to its table of inverse frequencies.
 
 All arithmetic on frequencies is float32 in the order in which Hugging Face transformers does it, so
 that angles agree to the last bits even far into a long context.
@@ -12,15 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_cu.checkpoint.fields import Fields
-from llama_cu.errors import ModelError
-
 if TYPE_CHECKING:
     from llama_cu.checkpoint.config import ModelConfig
 
 Array = Any
-
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
@@ -39,105 +34,6 @@ class RopeConfig:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
-
-
-def read_rope(fields: Fields, *, head_dim: int) -> RopeConfig:
-    """RopeConfig from config.json, as transformers 4 writes it (`rope_theta`, `rope_scaling`) or as
-    transformers 5 does (`rope_parameters`). ModelError for a type or value that cannot be run."""
-    parameters = _rope_fields(fields)
-    top = fields.number("rope_theta", 10000.0)
-    fields_with_theta = (
-        parameters if parameters is not None and parameters.has("rope_theta") else fields
-    )
-    theta = fields_with_theta.number("rope_theta", top)
-    if parameters is None:
-        _refuse_partial(fields)
-        return RopeConfig(rope_theta=theta)
-    _refuse_partial(parameters if parameters.has("partial_rotary_factor") else fields)
-    rope_type = _rope_type(parameters)
-    if rope_type == "default":
-        return RopeConfig(rope_theta=theta)
-    if rope_type == "dynamic" and head_dim == 2:
-        raise parameters.refuse("rope_type", "needs a head_dim above 2")
-    if rope_type in ("linear", "dynamic"):
-        return RopeConfig(rope_type, theta, parameters.number("factor"))
-    original = _original_length(fields, parameters)
-    if rope_type == "llama3":
-        return _read_llama3(parameters, theta, original)
-    return _read_yarn(fields, parameters, theta, original)
-
-
-def _rope_fields(fields: Fields) -> Fields | None:
-    scaling, parameters = fields.nested("rope_scaling"), fields.nested("rope_parameters")
-    found = scaling or parameters
-    if found is None:
-        return None
-    # transformers 5 may keep one set per layer type; these architectures rotate all layers alike.
-    sets = [value for value in found.values.values() if isinstance(value, dict)]
-    if not sets:
-        return found
-    if len(sets) != len(found.values) or any(one != sets[0] for one in sets):
-        raise ModelError(
-            f"{found.source}: must be the same for every layer type, got {found.values}"
-        )
-    return Fields(found.source, sets[0])
-
-
-def _rope_type(parameters: Fields) -> str:
-    names = {parameters.text(name) for name in ("rope_type", "type") if parameters.has(name)}
-    if len(names) > 1:
-        raise parameters.refuse("rope_type", f"contradicts type {parameters.values['type']!r}")
-    rope_type = names.pop() if names else "default"
-    if rope_type not in ROPE_TYPES:
-        name = "rope_type" if parameters.has("rope_type") else "type"
-        raise parameters.refuse(name, f"must be one of {', '.join(ROPE_TYPES)}")
-    return rope_type
-
-
-def _refuse_partial(fields: Fields) -> None:
-    if fields.number("partial_rotary_factor", 1.0) != 1.0:
-        raise fields.refuse("partial_rotary_factor", "must be 1")
-
-
-def _original_length(fields: Fields, parameters: Fields) -> int:
-    name = "original_max_position_embeddings"
-    if fields.has(name):
-        return fields.integer(name)
-    if parameters.has(name):
-        return parameters.integer(name)
-    return fields.integer("max_position_embeddings")
-
-
-def _read_llama3(parameters: Fields, theta: float, original: int) -> RopeConfig:
-    low, high = parameters.number("low_freq_factor"), parameters.number("high_freq_factor")
-    if high <= low:
-        raise parameters.refuse("high_freq_factor", f"must be above low_freq_factor ({low:g})")
-    return RopeConfig("llama3", theta, parameters.number("factor"), original, low, high)
-
-
-def _read_yarn(fields: Fields, parameters: Fields, theta: float, original: int) -> RopeConfig:
-    def optional(name: str) -> float | None:
-        return parameters.number(name, above=False) if parameters.has(name) else None
-
-    if "factor" in parameters.values and not parameters.has("factor"):
-        factor = fields.integer("max_position_embeddings") / original
-    else:
-        factor = parameters.number("factor")
-    if theta == 1.0:
-        raise fields.refuse("rope_theta", "must not be 1 for rope type yarn")
-    return RopeConfig(
-        "yarn",
-        theta,
-        factor,
-        original,
-        attention_factor=optional("attention_factor"),
-        mscale=optional("mscale"),
-        mscale_all_dim=optional("mscale_all_dim"),
-        # 0 counts as not given, as in transformers
-        beta_fast=optional("beta_fast") or 32.0,
-        beta_slow=optional("beta_slow") or 1.0,
-        truncate=parameters.flag("truncate", True),
-    )
 
 
 def default_max_model_len(config: ModelConfig) -> int:

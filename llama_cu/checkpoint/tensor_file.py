@@ -13,22 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from llama_cu.checkpoint.convert import BFLOAT16, FLOAT16, FLOAT32, convert
 from llama_cu.errors import ModelError
 
 Array = Any
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-FLOAT_DTYPES = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": BFLOAT16,
-}
+FLOAT_DTYPES = {"F32": FLOAT32, "F16": FLOAT16, "BF16": BFLOAT16}
 PIECE_BYTES = 16 << 20
-BLOCK_SIZE = 1 << 17  # elements converted at once: the temporaries stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class TensorFile:
         self.entries = _read_header(path)
 
     def copy(self, name: str, out: Array, *, dtype: np.dtype[Any]) -> None:
-        """Write a tensor, rounded to `dtype`, into `out`: contiguous, same size, any float dtype.
+        """Write a tensor, rounded to `dtype`, into `out`: contiguous, of `dtype` or float32.
 
         ModelError where a finite value is too large for `dtype`.
         """
@@ -74,7 +68,7 @@ class TensorFile:
     def _pieces(self, name: str) -> Iterator[tuple[int, Array]]:
         """(first element, flat view of the mapped file), piece after piece."""
         entry = self.entries[name]
-        dtype = FLOAT_DTYPES[entry.dtype].newbyteorder("<")
+        dtype = FLOAT_DTYPES[entry.dtype]
         with self.path.open("rb") as file:
             for start in range(0, entry.num_bytes, PIECE_BYTES):
                 length = min(PIECE_BYTES, entry.num_bytes - start)
@@ -87,41 +81,6 @@ class TensorFile:
                 del pages  # from here on the view alone keeps them mapped
                 yield start // dtype.itemsize, piece
                 del piece
-
-
-def convert(source: Array, out: Array, *, dtype: np.dtype[Any]) -> float | None:
-    """Round flat `source` to `dtype` and store it in flat `out`, whose dtype may be wider.
-
-    Returns the first finite value that became infinite, or None.
-    """
-    for start in range(0, source.size, BLOCK_SIZE):
-        block = source[start : start + BLOCK_SIZE]
-        target = out[start : start + BLOCK_SIZE]
-        if block.dtype == dtype:
-            _widen(block, target)
-            continue
-        wide = np.empty(block.shape, np.float32)
-        _widen(block, wide)
-        if dtype == np.float32:
-            np.copyto(target, wide)
-            continue
-        with np.errstate(over="ignore"):
-            rounded = wide.astype(dtype)
-        lost = np.isinf(rounded) & np.isfinite(wide)
-        if lost.any():
-            return float(wide[lost][0])
-        _widen(rounded, target)
-    return None
-
-
-def _widen(block: Array, target: Array) -> None:
-    """target = block without rounding: the same dtype, or float32."""
-    if block.dtype == BFLOAT16 and target.dtype == np.float32:
-        # A bfloat16 is the upper half of a float32; this is several times as fast as a cast.
-        bits, shift = block.view(np.uint16), np.uint32(16)
-        np.left_shift(bits, shift, out=target.view(np.uint32), dtype=np.uint32)
-    else:
-        np.copyto(target, block)
 
 
 def _bits(array: Array) -> Array:

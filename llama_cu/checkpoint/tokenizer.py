@@ -80,10 +80,14 @@ class Tokenizer:
 
         `variables` go to the template, as for example `tools` or `enable_thinking`. The text holds
         its special tokens already: encode it with add_special_tokens=False. RequestError for
-        messages that the template refuses, ModelError for a broken template.
+        messages that the template refuses, ModelError for a broken template, ValueError for
+        messages of another kind.
         """
         from llama_cu.checkpoint.chat_template import render
 
+        for message in messages:
+            if not isinstance(message, Mapping):
+                raise ValueError(f"messages must be mappings of role and content, got {message!r}")
         source, template = self._chat_template(variables.get("tools"))
         return render(
             template,

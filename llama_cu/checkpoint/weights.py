@@ -131,21 +131,21 @@ def load_weights(
             progress(done_bytes, total_bytes)
         return placed
 
-    present = layer_shapes(config)
-
-    def load_layer(prefix: str) -> LayerWeights:
-        return LayerWeights(
-            **{
-                field: load(*(prefix + part for part in parts)) if parts[0] in present else None
-                for field, parts in LAYER_PARTS.items()
-            }
-        )
-
     embed_tokens = load(tied_name or EMBED_TOKENS)
-    layers = tuple(load_layer(f"model.layers.{i}.") for i in range(config.num_hidden_layers))
+    layers = tuple(_load_layer(load, config, layer) for layer in range(config.num_hidden_layers))
     norm = load(NORM)
     lm_head = embed_tokens if tied_name else load(LM_HEAD)
     return Weights(embed_tokens, layers, norm, lm_head)
+
+
+def _load_layer(load: Callable[..., Array], config: ModelConfig, layer: int) -> LayerWeights:
+    present, prefix = layer_shapes(config), f"model.layers.{layer}."
+    return LayerWeights(
+        **{
+            field: load(*(prefix + part for part in parts)) if parts[0] in present else None
+            for field, parts in LAYER_PARTS.items()
+        }
+    )
 
 
 def _check_tensors(tensors: TensorSet, config: ModelConfig) -> str | None:
