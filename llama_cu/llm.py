@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,9 @@ from llama_cu.errors import BackendUnavailable, RequestError
 from llama_cu.kv_cache import allocate_kv_cache, kv_bytes_per_token
 from llama_cu.model import Llama
 from llama_cu.ops.backend import get_ops
+from llama_cu.ops.base import Ops
+from llama_cu.ops.device import Device
+from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.output import Output, TextStream, output_of
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 from llama_cu.sequence import Sequence
@@ -41,8 +45,9 @@ _CPU_CACHE_CONTEXTS = 16
 class LLM:
     """A Llama-family model, ready to answer.
 
-    `model` is a folder in Hugging Face layout. `device` is auto, cpu or cuda; `dtype` auto,
-    float32, float16 or bfloat16 (auto: the checkpoint's on CUDA, float32 on the CPU).
+    `model` is a folder in Hugging Face layout. `device` is auto, cpu, cuda, or a Device to run the
+    CUDA kernels on; `dtype` auto, float32, float16 or bfloat16 (auto: the checkpoint's on CUDA,
+    float32 on the CPU).
     `kv_cache_bytes` bounds the KV cache, `max_model_len` prompt and answer together. `seed` makes
     requests without a seed of their own repeatable. Raises ModelError for a checkpoint that
     cannot be run, BackendUnavailable for a device that is not there, ValueError for wrong
@@ -53,7 +58,7 @@ class LLM:
         self,
         model: str | Path,
         *,
-        device: str = "auto",
+        device: str | Device = "auto",
         dtype: str = "auto",
         max_model_len: int | None = None,
         kv_cache_bytes: int | None = None,
@@ -82,7 +87,13 @@ class LLM:
                 f"got {max_model_len}"
             )
         self.max_model_len = max_model_len or longest
-        ops, self.device_note = get_ops(device, dtype, checkpoint_dtype=config.dtype)
+        report = progress or (lambda what, done, total: None)
+        ops, self.device_note = get_ops(
+            device,
+            dtype,
+            checkpoint_dtype=config.dtype,
+            on_compile=lambda name: report(f"compiling {name}", 0, 0),
+        )
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
         weights = load_weights(
             checkpoint.folder,
@@ -90,11 +101,11 @@ class LLM:
             dtype=ops.dtype,
             storage_dtype=ops.storage_dtype,
             place=ops.upload,
-            progress=None if progress is None else lambda *done: progress("weights", *done),
+            progress=partial(report, "weights"),
         )
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
         per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
-        num_tokens = self._cache_tokens(kv_cache_bytes, per_token, ops.free_memory())
+        num_tokens = self._cache_tokens(ops, kv_cache_bytes, per_token)
         num_blocks = num_tokens // block_size
         if num_blocks == 0:
             raise ValueError(
@@ -110,13 +121,22 @@ class LLM:
         self._eos_token_ids = frozenset(config.eos_token_ids) | (
             set() if own_eos is None else {own_eos}
         )
+        if not isinstance(ops, NumpyOps):
+            self._warm_up()
         self._random = Random(secrets.randbits(64) if seed is None else seed)
 
-    def _cache_tokens(self, kv_cache_bytes: int | None, per_token: int, free: int) -> int:
+    def _warm_up(self) -> None:
+        """Compile what a prefill, a decode and a draw need, so that no request waits for it."""
+        params = SamplingParams(max_tokens=2, ignore_eos=True)
+        if self.max_model_len > 3 and self.engine.capacity > 3:
+            self._run([self._sequence([0, 0], params, 0)])
+
+    def _cache_tokens(self, ops: Ops, kv_cache_bytes: int | None, per_token: int) -> int:
         if kv_cache_bytes is not None:
             return kv_cache_bytes // per_token
+        free = ops.free_memory()
         usable = int(free * _MEMORY_SHARE)
-        if self.device_name.startswith("cpu"):
+        if isinstance(ops, NumpyOps):
             context = self.max_model_len * per_token
             usable = min(usable, max(_CPU_CACHE_BYTES, context), _CPU_CACHE_CONTEXTS * context)
         if usable < per_token:

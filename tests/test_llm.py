@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from llama_cu import LLM, ModelError, RequestError, SamplingParams
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint
+from tests.cuda_on_cpu import CpuDevice
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 TEXT = "Once upon a time a small turtle wanted to see the sea. Schildkröte, 海亀, 🐢! " * 20
@@ -189,6 +190,7 @@ def test_ids_may_come_as_a_numpy_array(llm):
     ("name", "value", "rule"),
     [
         ("device", "tpu", "auto, cpu, cuda"),
+        ("device", 0, "auto, cpu, cuda"),
         ("dtype", "int8", "bfloat16"),
         ("max_model_len", 0, "at least 1"),
         ("max_model_len", 10**6, "at most 128"),
@@ -222,3 +224,13 @@ def test_half_precision_on_the_cpu_is_close_to_float32(folder, llm, dtype):
     rounded = LLM(folder, device="cpu", dtype=dtype).logits(ids)
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 0 < error < {"float16": 2e-3, "bfloat16": 2e-2}[dtype]
+
+
+def test_on_a_given_device_the_kernels_answer_like_numpy(folder, llm):
+    kernels = LLM(folder, device=CpuDevice(), kv_cache_bytes=1 << 20)
+    assert kernels.device_note == "cuda-on-cpu, as given"
+    prompts = ["Once upon", "a turtle"]
+    params = SamplingParams(temperature=0, max_tokens=6)
+    expected = [out.text for out in llm.generate(prompts, params)]
+    assert [out.text for out in kernels.generate(prompts, params)] == expected
+    assert "".join(kernels.stream(prompts[0], params)) == expected[0]

@@ -6,7 +6,7 @@ CuPy fills it on a GPU; `tests/cuda_on_cpu` fills it with the same kernels compi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ Kernel = Callable[[tuple[int, ...], tuple[int, ...], Sequence[Any], int], None]
 C width (np.int32, np.float32, np.uint64); never a bare int or float."""
 
 
+@runtime_checkable
 class Device(Protocol):
     """One CUDA device, or something that behaves like one. Work is queued in order."""
 
