@@ -45,23 +45,26 @@ __device__ inline int sequence_of_tile(const int* cu_seqlens_q, int num_seqs, in
   while (high - low > 1) {
     const int middle = (low + high) / 2;
     const int first = int((long long)cu_seqlens_q[middle] * group / kTileRows) + middle;
-    if (first <= tile) low = middle;
-    else high = middle;
+    if (first <= tile)
+      low = middle;
+    else
+      high = middle;
   }
   return low;
 }
 
-// Stages chunk `chunk` of the keys from first_key on; keys at end_key and after become zero.
+// Stages chunk `chunk` of the tile at first_key; keys outside begin_key to end_key - 1 become zero.
 template <typename T, int HEAD_DIM>
-__device__ inline void stage(const T* cache, PagedHead keys, int first_key, int end_key, int chunk,
-                             Vec<T>* staged) {
+__device__ inline void stage(const T* cache, PagedHead keys, int first_key, int begin_key,
+                             int end_key, int chunk, Vec<T>* staged) {
   using C = Chunk<T, HEAD_DIM>;
   for (int i = threadIdx.x; i < kTileKeys * C::kVecs; i += kWarps * kWarpSize) {
     const int key = i / C::kVecs, vec = i % C::kVecs;
     const int row_vec = chunk * C::kVecs + vec;
+    const int position = first_key + key;
     Vec<T> value = {};
-    if (first_key + key < end_key && row_vec < C::kRowVecs) {
-      const size_t row = keys.row(first_key + key);
+    if (position >= begin_key && position < end_key && row_vec < C::kRowVecs) {
+      const size_t row = keys.row(position);
       value = reinterpret_cast<const Vec<T>*>(cache)[row * C::kRowVecs + row_vec];
     }
     staged[key * C::kStride + vec] = value;
@@ -124,19 +127,20 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
 #pragma unroll
     for (int chunk = 0; chunk < C::kCount; ++chunk) {
       __syncthreads();  // the staged chunk before this one is still being read
-      stage<T, HEAD_DIM>(k_cache, keys, first_key, end_key, chunk, staged);
+      stage<T, HEAD_DIM>(k_cache, keys, first_key, begin_key, end_key, chunk, staged);
       __syncthreads();  // this chunk of k (and in the first round q_tile and positions) is complete
 #pragma unroll 2
       for (int vec = 0; vec < C::kVecs; ++vec) {
         if (chunk * C::kVecs + vec >= C::kRowVecs) break;
         const Vec<T> k = staged[lane * C::kStride + vec];
-        const float* q_part = q_tile + warp * kRowsPerWarp * HEAD_DIM +
-                              (chunk * C::kVecs + vec) * C::kLanes;
+        const float* q_part =
+            q_tile + warp * kRowsPerWarp * HEAD_DIM + (chunk * C::kVecs + vec) * C::kLanes;
 #pragma unroll
         for (int row = 0; row < kRowsPerWarp; ++row)
 #pragma unroll
           for (int part = 0; part < C::kLanes / 4; ++part) {
-            const auto q4 = *reinterpret_cast<const Vec<float>*>(q_part + row * HEAD_DIM + part * 4);
+            const auto q4 =
+                *reinterpret_cast<const Vec<float>*>(q_part + row * HEAD_DIM + part * 4);
             for (int i = 0; i < 4; ++i) scores[row] += q4.lane[i] * float(k.lane[part * 4 + i]);
           }
       }
@@ -158,7 +162,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
 #pragma unroll
     for (int chunk = 0; chunk < C::kCount; ++chunk) {
       __syncthreads();  // k (or the chunk of v before this one) is still being read
-      stage<T, HEAD_DIM>(v_cache, keys, first_key, end_key, chunk, staged);
+      stage<T, HEAD_DIM>(v_cache, keys, first_key, begin_key, end_key, chunk, staged);
       __syncthreads();  // this chunk of v and the weights are complete
 #pragma unroll 2
       for (int part = 0; part < kTileKeys; part += 2) {
@@ -173,8 +177,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
           for (int word = 0; word < C::kWords; ++word) {
             const int at = word * kWarpSize + lane;
             if (at >= C::kVecs * 4) continue;
-            const auto* v_row = reinterpret_cast<const Vec<T, C::kWordLanes>*>(
-                staged + (part + i) * C::kStride);
+            const auto* v_row =
+                reinterpret_cast<const Vec<T, C::kWordLanes>*>(staged + (part + i) * C::kStride);
             const Vec<T, C::kWordLanes> v = v_row[at];
 #pragma unroll
             for (int row = 0; row < kRowsPerWarp; ++row)
@@ -190,8 +194,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
     const float total = warp_sum(softmax[row].sum);
     const int packed = first_row + warp * kRowsPerWarp + row;
     if (packed >= end_row) continue;
-    const size_t out_row = (size_t)(first_token + packed / group) * num_heads +
-                           blockIdx.y * group + packed % group;
+    const size_t out_row =
+        (size_t)(first_token + packed / group) * num_heads + blockIdx.y * group + packed % group;
     auto* words = reinterpret_cast<Vec<T, C::kWordLanes>*>(out + out_row * HEAD_DIM);
 #pragma unroll
     for (int chunk = 0; chunk < C::kCount; ++chunk)

@@ -28,7 +28,6 @@ __global__ void add_bias(const T* bias, T* out, int size) {
   auto* out_row = reinterpret_cast<Vec<T, LANES>*>(out) + (size_t)blockIdx.x * num_vecs;
   const Vec<T, LANES> added = reinterpret_cast<const Vec<T, LANES>*>(bias)[i];
   Vec<T, LANES> result = out_row[i];
-  for (int k = 0; k < LANES; ++k)
-    result.lane[k] = T(float(result.lane[k]) + float(added.lane[k]));
+  for (int k = 0; k < LANES; ++k) result.lane[k] = T(float(result.lane[k]) + float(added.lane[k]));
   out_row[i] = result;
 }

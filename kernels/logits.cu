@@ -91,8 +91,9 @@ __device__ inline void find_top(const float* row, int size, int num_top, int* to
   __syncthreads();  // top is complete
 }
 
-__global__ void logprobs(const float* logits, const int* token_ids, float* token_logprobs,
-                         int* top_ids, float* top_logprobs, int vocab_size, int num_top) {
+__global__ void logprobs(const float* __restrict__ logits, const int* token_ids,
+                         float* token_logprobs, int* top_ids, float* top_logprobs, int vocab_size,
+                         int num_top) {
   __shared__ int top[kMaxTop];
   const float* row = logits + (size_t)blockIdx.x * vocab_size;
   const float largest = row[position_of_largest(row, vocab_size)];

@@ -12,8 +12,8 @@ __device__ inline PhiloxWords philox(PhiloxWords counter, unsigned key0, unsigne
     const unsigned odd_low = 0xCD9E8D57u * counter.word[2];
     const unsigned even_high = __umulhi(0xD2511F53u, counter.word[0]);
     const unsigned odd_high = __umulhi(0xCD9E8D57u, counter.word[2]);
-    counter = {{odd_high ^ counter.word[1] ^ key0, odd_low, even_high ^ counter.word[3] ^ key1,
-                even_low}};
+    counter = {
+        {odd_high ^ counter.word[1] ^ key0, odd_low, even_high ^ counter.word[3] ^ key1, even_low}};
     key0 += 0x9E3779B9u;  // the golden ratio and sqrt(3) - 1, as fractions of 2^32
     key1 += 0xBB67AE85u;
   }

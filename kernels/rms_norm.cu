@@ -31,8 +31,7 @@ __device__ inline float sum_of_squares(Vec<T, LANES> vec) {
 }
 
 template <typename T, int LANES>
-__device__ inline Vec<T, LANES> scaled(Vec<T, LANES> x, float inv_rms,
-                                       Vec<T, LANES> weight) {
+__device__ inline Vec<T, LANES> scaled(Vec<T, LANES> x, float inv_rms, Vec<T, LANES> weight) {
   Vec<T, LANES> result;
   for (int k = 0; k < LANES; ++k)
     result.lane[k] = T(float(x.lane[k]) * inv_rms * float(weight.lane[k]));

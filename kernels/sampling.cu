@@ -46,7 +46,7 @@ struct WeightedRow {
 
   __device__ Count weight(float scaled_logit) const {
     const float weight = expf(scaled_logit - largest) * 1099511627776.0f;  // 2^40
-    return weight <= 1099511627776.0f ? (Count)weight : 0;  // NaN has no weight
+    return weight <= 1099511627776.0f ? (Count)weight : 0;                 // NaN has no weight
   }
 };
 
@@ -69,10 +69,11 @@ __device__ inline Survivors filter(const WeightedRow& row, int vocab_size, int t
   Survivors survivors = {0, 0};
   if (top_k > 0 && top_k < vocab_size) {
     Count needed = top_k;
-    survivors.floor = select_largest(bins, vocab_size, &needed, [&](int i, unsigned* bits) -> Count {
-      *bits = ordered_bits(row.scaled(i));
-      return 1;
-    });
+    survivors.floor =
+        select_largest(bins, vocab_size, &needed, [&](int i, unsigned* bits) -> Count {
+          *bits = ordered_bits(row.scaled(i));
+          return 1;
+        });
   }
   if (top_p < 1.0f) {
     Count own = 0;
@@ -129,14 +130,14 @@ __device__ inline int draw(const WeightedRow& row, Survivors survivors, int size
   return found;
 }
 
-__global__ void argmax(const float* logits, int* out, int vocab_size) {
+__global__ void argmax(const float* __restrict__ logits, int* out, int vocab_size) {
   const int best = position_of_largest(logits + (size_t)blockIdx.x * vocab_size, vocab_size);
   if (threadIdx.x == 0) out[blockIdx.x] = best;
 }
 
-__global__ void sample(const float* logits, const float* temperatures, const int* top_ks,
-                       const float* top_ps, const float* min_ps, const int* seeds,
-                       const int* positions, int* out, int vocab_size) {
+__global__ void sample(const float* __restrict__ logits, const float* temperatures,
+                       const int* top_ks, const float* top_ps, const float* min_ps,
+                       const int* seeds, const int* positions, int* out, int vocab_size) {
   const int i = blockIdx.x;
   const float* row_logits = logits + (size_t)i * vocab_size;
   int token = position_of_largest(row_logits, vocab_size);

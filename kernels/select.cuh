@@ -18,6 +18,7 @@ __device__ inline unsigned ordered_bits(float value) {
 // The position of the largest of a row of floats; of several, the lowest. All threads get it.
 __device__ inline int position_of_largest(const float* row, int size) {
   unsigned long long best = 0;  // ordered bits over inverted position: equal values fall back to it
+#pragma unroll 8
   for (int i = threadIdx.x; i < size; i += blockDim.x)
     best = max(best, (unsigned long long)ordered_bits(row[i]) << 32 | (unsigned)~i);
   return (int)~(unsigned)block_max(best);

@@ -15,8 +15,7 @@
 template <typename T>
 __global__ void softmax(const float* scores, T* out, int num_queries, int row_size,
                         int first_position, int window) {
-  const auto* row =
-      reinterpret_cast<const Vec<float>*>(scores + (size_t)blockIdx.x * row_size);
+  const auto* row = reinterpret_cast<const Vec<float>*>(scores + (size_t)blockIdx.x * row_size);
   auto* out_row = reinterpret_cast<Vec<T, 4>*>(out + (size_t)blockIdx.x * row_size);
   const int position = first_position + int(blockIdx.x % num_queries);
   const int begin = max(0, position - window + 1);

@@ -100,7 +100,7 @@ class LLM:
             config,
             dtype=ops.dtype,
             storage_dtype=ops.storage_dtype,
-            place=ops.upload,
+            place=ops.place_weight,
             progress=partial(report, "weights"),
         )
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)

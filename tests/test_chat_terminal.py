@@ -44,7 +44,7 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._main, keys.encode())
 
-    def wait_for(self, text: str, timeout_s: float = 20) -> None:
+    def wait_for(self, text: str, timeout_s: float = 60) -> None:
         """Read until the text stands behind what was waited for before."""
         end_s = time.monotonic() + timeout_s
         while text not in self.seen[self._read :]:
@@ -60,13 +60,13 @@ class Terminal:
             raise AssertionError(f"the program ended: {self.seen!r}") from None
         return _ESCAPE.sub("", new.decode(errors="replace"))
 
-    def close(self) -> int:
-        try:
-            return self.process.wait(timeout=30)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            os.close(self._main)
+    def exit_code(self) -> int:
+        return self.process.wait(timeout=30)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._main)
 
 
 @pytest.fixture
@@ -77,14 +77,19 @@ def open_chat(byte_model, program_environment, tmp_path):
         "PROMPT_TOOLKIT_NO_CPR": "1",
     }
 
+    opened: list[Terminal] = []
+
     def start(*args: str) -> Terminal:
         args = ("chat", "--model", str(byte_model), "--device", "cpu", *args)
         terminal = Terminal(args, environment)
-        terminal.wait_for("/help for commands")
+        opened.append(terminal)
+        terminal.wait_for("commands")
         terminal.wait_for(">")
         return terminal
 
-    return start
+    yield start
+    for terminal in opened:
+        terminal.close()
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(open_chat):
@@ -99,7 +104,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(open_chat):
     terminal.wait_for("turns: 1 ")
     terminal.wait_for(">")
     terminal.type("/quit" + _ENTER)
-    assert terminal.close() == 0
+    assert terminal.exit_code() == 0
     assert "Traceback" not in terminal.seen
 
 
@@ -109,7 +114,7 @@ def test_ctrl_c_at_the_prompt_hints_and_ctrl_d_ends(open_chat):
     terminal.wait_for("Ctrl-D or /quit ends the chat")
     terminal.wait_for(">")
     terminal.type(_CTRL_D)
-    assert terminal.close() == 0
+    assert terminal.exit_code() == 0
     assert "Traceback" not in terminal.seen
 
 
@@ -121,14 +126,14 @@ def test_the_history_outlives_the_program(open_chat, tmp_path):
     terminal.wait_for("seed = 77")
     terminal.wait_for(">")
     terminal.type(_CTRL_D)
-    assert terminal.close() == 0
+    assert terminal.exit_code() == 0
     assert file.is_file()
     terminal = open_chat("--max-tokens", "4")
     terminal.type(_UP + _ENTER)
     terminal.wait_for("seed = 77")
     terminal.wait_for(">")
     terminal.type(_CTRL_D)
-    assert terminal.close() == 0
+    assert terminal.exit_code() == 0
 
 
 def test_triple_quotes_ask_for_more_lines(open_chat):
@@ -139,4 +144,4 @@ def test_triple_quotes_ask_for_more_lines(open_chat):
     terminal.wait_for("cut at max_tokens")
     terminal.wait_for(">")
     terminal.type("exit" + _ENTER)
-    assert terminal.close() == 0
+    assert terminal.exit_code() == 0

@@ -366,6 +366,29 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(byte_model, program_en
         assert process.wait(timeout=60) == -signal.SIGPIPE
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "err"),
+    [
+        ("chat <&-", 0, ""),
+        ("generate --prompt - <&-", 2, "--prompt - reads stdin, which is closed"),
+        ("story --max-tokens 3 >&-", 1, "stdout is closed"),
+        ("story --max-tokens 3 2>&-", 0, ""),
+    ],
+)
+def test_a_closed_stream_is_no_crash(byte_model, program_environment, command, code, err):
+    name, _, rest = command.partition(" ")
+    model = f"--model {byte_model} --device cpu"
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m llama_cu {name} {model} {rest}"],
+        capture_output=True,
+        text=True,
+        env=program_environment,
+        check=False,
+    )
+    assert done.returncode == code
+    assert err in done.stderr and "Error" not in done.stderr
+
+
 def test_ctrl_c_ends_a_story_with_what_was_told(byte_model, program_environment):
     args = ["story", "--model", str(byte_model), "--device", "cpu", "--max-tokens", "4000"]
     process = subprocess.Popen(

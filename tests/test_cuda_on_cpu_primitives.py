@@ -1,4 +1,4 @@
-"""The shim's primitives against independent models in NumPy: shuffles, votes, atomics, conversions."""
+"""The shim's primitives against models in NumPy: shuffles, votes, atomics, conversions."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def test_every_thread_of_a_3d_launch_runs_once_and_knows_its_place(order: str | 
         assert (got[..., 9 + axis] == grid[axis]).all()
 
 
-def run_numbers(name: str, inputs: list[np.ndarray], out: tuple[Any, ...], *args: str) -> np.ndarray:
+def run_numbers(
+    name: str, inputs: list[np.ndarray], out: tuple[Any, ...], *args: str
+) -> np.ndarray:
     device, size = make_device(), inputs[0].size
     result = device.empty(*out)
     arrays = [device.upload(x) for x in inputs]
@@ -171,7 +173,8 @@ def test_pairs_convert_like_single_values() -> None:
 
 def test_bit_tricks_agree_with_python_integers() -> None:
     rng = np.random.default_rng(6)
-    x = np.append(rng.integers(0, 2**32, 300, dtype=np.uint32), [0, 1, 2**31, 2**32 - 1]).astype("u4")
+    corners = np.array([0, 1, 2**31, 2**32 - 1], np.uint32)
+    x = np.append(rng.integers(0, 2**32, 300, dtype=np.uint32), corners)
     y = rng.permutation(x)
     got = run_numbers("bits", [x, y], ((x.size, 8), np.dtype(np.uint32)))
     for a, b, row in zip(x.tolist(), y.tolist(), got.tolist(), strict=True):

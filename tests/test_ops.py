@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from tests import reference
-from tests.backends import BACKENDS, DEVICE_BACKENDS, assert_close, got, make_ops, normal, put, put_as
+from tests.backends import (
+    BACKENDS,
+    DEVICE_BACKENDS,
+    assert_close,
+    got,
+    make_ops,
+    normal,
+    put,
+    put_as,
+)
 
 NUM_TOKENS = [1, 3, 257]
 
@@ -60,7 +69,7 @@ def test_logits_are_not_rounded(ops, rng, num_tokens):
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)
 @pytest.mark.parametrize("hidden_size", [8, 96, 100, 250, 4096])
 def test_rms_norm(ops, rng, num_tokens, hidden_size):
-    x, weight = normal(ops, rng, num_tokens, hidden_size) * 3, normal(ops, rng, hidden_size)
+    x, weight = normal(ops, rng, num_tokens, hidden_size) * 4, normal(ops, rng, hidden_size)
     result = ops.rms_norm(put(ops, x), put(ops, weight), 1e-5)
     assert_close(ops, result, reference.rms_norm(x, weight, 1e-5))
 
@@ -72,7 +81,9 @@ def test_rms_norm_of_large_values_does_not_overflow(ops, rng):
 
 
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)
-@pytest.mark.parametrize(("num_heads", "head_dim"), [(1, 16), (5, 80), (3, 100), (8, 128), (2, 256)])
+@pytest.mark.parametrize(
+    ("num_heads", "head_dim"), [(1, 16), (5, 80), (3, 100), (8, 128), (2, 256)]
+)
 def test_head_norm_changes_its_heads_and_no_others(ops, rng, num_tokens, num_heads, head_dim):
     qkv, weight = normal(ops, rng, num_tokens, num_heads + 3, head_dim), normal(ops, rng, head_dim)
     array = put(ops, qkv)
@@ -93,7 +104,7 @@ def test_rope_angles_are_exact_at_any_position(ops, rng, half_dim):
         put_as(ops, inv_freq, np.float32), put_as(ops, rows), put_as(ops, positions), 1.25
     )
     want = reference.rope_angles(inv_freq, rows, positions, 1.25)
-    assert np.abs(got(ops, result) - want).max() < 2e-7
+    assert np.abs(got(ops, result) - want).max() < 3e-7
 
 
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)
@@ -154,9 +165,9 @@ def test_a_wrong_argument_is_refused_by_name(device_ops):
         ops.rms_norm(x, put(ops, np.ones(8)), 1e-5)
     with pytest.raises(ValueError, match="rms_norm: x must be contiguous"):
         ops.rms_norm(x[:, :8], put(ops, np.ones(8)), 1e-5)
-    with pytest.raises(ValueError, match="gather: rows must be .* int32, got .* int64"):
+    with pytest.raises(ValueError, match=r"gather: rows must be .* int32, got .* int64"):
         ops.gather(x, put_as(ops, [0], np.int64))
-    with pytest.raises(ValueError, match="gather: table must be .*, got .* int8"):
+    with pytest.raises(ValueError, match=r"gather: table must be .*, got .* int8"):
         ops.gather(ops.upload(np.ones((3, 16), other)), rows)
     with pytest.raises(ValueError, match="rope: x: heads must be contiguous"):
         ops.rope(heads[:, :, :4], cos_sin[:, :4])
@@ -164,5 +175,5 @@ def test_a_wrong_argument_is_refused_by_name(device_ops):
         ops.rope(heads, cos_sin[:2])
     with pytest.raises(ValueError, match=r"linear: x \(3, 16\) and weight \(4, 8\) do not fit"):
         ops.linear(x, put(ops, np.ones((4, 8))))
-    with pytest.raises(ValueError, match="store_kv: k .* and v .* differ"):
+    with pytest.raises(ValueError, match=r"store_kv: k .* and v .* differ"):
         ops.store_kv(heads[:, :1], heads[:, :2], x, x, rows)

@@ -48,7 +48,7 @@ def read_message(reader: Reader) -> Message:
 def open_reader() -> Reader:
     """Line editing and history where a person types, plain lines from anything else."""
     person = on_terminal(sys.stdin) and on_terminal(sys.stdout)
-    return TerminalReader(history_file()) if person else PipeReader(sys.stdin)
+    return TerminalReader(history_file()) if person else PipeReader(sys.stdin or ())
 
 
 class PipeReader:

@@ -19,6 +19,8 @@ def read_prompt(prompt: str | None, prompt_ids: str | None) -> str | list[int]:
     if prompt_ids is not None:
         return _parse_ids(prompt_ids)
     if prompt == "-":
+        if sys.stdin is None:
+            raise ValueError("--prompt - reads stdin, which is closed")
         return sys.stdin.read().removesuffix("\n")
     assert prompt is not None
     return prompt

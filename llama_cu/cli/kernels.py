@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -49,13 +52,17 @@ def measure(arch: int) -> list[Row]:
     """Compile every specialisation for sm_`arch`; what each one uses, in the kernels' order."""
     wanted = specialisations()
     rows: list[Row] = []
-    with ProgressBar() as progress:
-        for file, group in _programs(wanted):
-            progress(f"compiling {file}.cu", len(rows), len(wanted))
-            names = [specialisation.expression for specialisation in group]
-            resources = compile_cubin(file, names, arch=arch).resources
-            rows += [{"file": file, "kernel": name, **asdict(resources[name])} for name in names]
+    with ProgressBar() as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for compiled in pool.map(partial(_compile, arch), _programs(wanted)):
+            rows += compiled
+            progress(f"compiled {compiled[-1]['file']}.cu", len(rows), len(wanted))
     return rows
+
+
+def _compile(arch: int, program: tuple[str, list[str]]) -> list[Row]:
+    file, names = program
+    resources = compile_cubin(file, names, arch=arch).resources
+    return [{"file": file, "kernel": name, **asdict(resources[name])} for name in names]
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -69,7 +76,7 @@ def table(rows: list[Row]) -> list[str]:
     return [*lines, f"{len(rows)} kernels, {spilling} with spills"]
 
 
-def _programs(wanted: list[Specialisation]) -> Iterator[tuple[str, list[Specialisation]]]:
-    """What is compiled together: all of one file with the same head size."""
+def _programs(wanted: list[Specialisation]) -> Iterator[tuple[str, list[str]]]:
+    """What is compiled together: neighbours of one file with the same head size."""
     for (file, _), group in groupby(wanted, key=lambda s: (s.file, s.head_dim)):
-        yield file, list(group)
+        yield file, [specialisation.expression for specialisation in group]

@@ -60,7 +60,8 @@ def run(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print("llama-cu: error:", " ".join(message.split()), file=sys.stderr)
+    if sys.stderr is not None:
+        print("llama-cu: error:", " ".join(message.split()), file=sys.stderr)
     return code
 
 

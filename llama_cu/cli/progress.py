@@ -46,8 +46,10 @@ class ProgressBar:
 
 
 def progress_line(what: str, done: int, total: int, *, width: int) -> str:
-    """A bar with its name and percentage, within `width` columns."""
-    share = min(done / total, 1.0) if total > 0 else 1.0
+    """A bar with its name and percentage, within `width` columns; a bare name for no total."""
+    if total <= 0:
+        return what[:width]
+    share = min(done / total, 1.0)
     filled = round(share * _BAR_WIDTH)
     tail = f" {share:4.0%}"
     bar = f" [{'#' * filled}{'.' * (_BAR_WIDTH - filled)}]{tail}"

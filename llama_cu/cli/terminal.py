@@ -12,9 +12,9 @@ from typing import TextIO
 _LONGEST_HELD = 20
 
 
-def on_terminal(stream: TextIO) -> bool:
-    """Whether a person looks at the stream. A stream that is closed has no reader."""
-    return not stream.closed and stream.isatty()
+def on_terminal(stream: TextIO | None) -> bool:
+    """Whether a person looks at the stream; None is a stream that was closed from the start."""
+    return stream is not None and stream.isatty()
 
 
 def dim(text: str, stream: TextIO) -> str:
@@ -27,6 +27,8 @@ def dim(text: str, stream: TextIO) -> str:
 
 def note(text: str) -> None:
     """Dim lines on stderr, wrapped between words on a terminal."""
+    if sys.stderr is None:
+        return
     if on_terminal(sys.stderr):
         wrap = WordWrap(shutil.get_terminal_size().columns)
         text = wrap.push(text) + wrap.finish()
@@ -37,6 +39,8 @@ class TextWriter:
     """Text in pieces to stdout; on a terminal, lines break between words."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        if (stream or sys.stdout) is None:
+            raise OSError("stdout is closed")
         self._stream = stream or sys.stdout
         width = shutil.get_terminal_size().columns if on_terminal(self._stream) else None
         self._wrap = WordWrap(width) if width else None

@@ -30,6 +30,9 @@ class Ops(Protocol):
     def upload(self, host: Array) -> Array:
         """The NumPy array on the device, same shape and dtype."""
 
+    def place_weight(self, host: Array) -> Array:
+        """`upload` of a weight, in the memory layout that the products read fastest."""
+
     def download(self, array: Array) -> Array:
         """The array as NumPy; waits for the device."""
 

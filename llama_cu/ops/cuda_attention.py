@@ -54,11 +54,8 @@ def fused_attention(
     if batch.max_query_len > 1:
         _launch_prefill(ops, arrays, last=last, num_seqs=batch.num_seqs)
     if 1 in batch.query_lens:
-        longest = max(
-            context_len
-            for context_len, query_len in zip(batch.host_context_lens, batch.query_lens, strict=True)
-            if query_len == 1
-        )
+        lens = zip(batch.query_lens, batch.host_context_lens, strict=True)
+        longest = max(context_len for query_len, context_len in lens if query_len == 1)
         _launch_decode(ops, arrays, last=last, num_partitions=ceil_div(longest, _PARTITION))
     return out
 
@@ -70,7 +67,8 @@ def _launch_prefill(
     num_tokens, num_heads, head_dim = q.shape
     block_size, num_kv_heads = k_cache.shape[1:3]
     group = num_heads // num_kv_heads
-    kernel = ops.device.kernel("attention_prefill", "attention_prefill", C_TYPES[ops.dtype.name], head_dim)
+    c_type = C_TYPES[ops.dtype.name]
+    kernel = ops.device.kernel("attention_prefill", "attention_prefill", c_type, head_dim)
     sizes = (num_seqs, block_tables.shape[1], block_size, group)
     grid = (num_tokens * group // _TILE_ROWS + num_seqs, num_kv_heads)
     kernel(grid, (_NUM_THREADS,), (*arrays, *map(np.int32, sizes), *last), 0)
@@ -126,7 +124,16 @@ def unfused_attention(
         for first in range(0, query_len, tile):
             rows = slice(start + first, start + min(first + tile, query_len))
             position = context_len - query_len + first
-            _attend(ops, q[rows], k, v, heads_out[rows], position=position, scale=scale, window=window)
+            _attend(
+                ops,
+                q[rows],
+                k,
+                v,
+                heads_out[rows],
+                position=position,
+                scale=scale,
+                window=window,
+            )
         start += query_len
     return out
 

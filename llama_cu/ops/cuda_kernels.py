@@ -66,6 +66,14 @@ class Template:
             head_dim = None if where is None else int(args[where])
             yield Specialisation(self.file, self.name, args, head_dim)
 
+    def covers(self, template_args: Sequence[str | int]) -> bool:
+        """Whether these are arguments of this row; any head size stands for all."""
+        pairs = zip(self.choices, template_args, strict=False)
+        return len(template_args) == len(self.choices) and all(
+            isinstance(arg, int) if choice == "HEAD_DIM" else arg in _alternatives(choice, ())
+            for choice, arg in pairs
+        )
+
 
 _LANES = (1, 2, 4, 8)
 
@@ -122,11 +130,10 @@ def source_path(file: str) -> Path:
     return path
 
 
-@cache
-def headers_hash() -> str:
+def headers_hash(kernel_dir: Path = KERNEL_DIR) -> str:
     """A hash of kernels/*.cuh, which a kernel's own source does not show."""
     digest = hashlib.sha256()
-    for path in sorted(KERNEL_DIR.glob("*.cuh")):
+    for path in sorted(kernel_dir.glob("*.cuh")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -137,7 +144,11 @@ def compile_options(arch: int) -> tuple[str, ...]:
     CuPy's own compiler would add -ftz=true, which flushes subnormals; here they are kept.
     """
     includes = (str(KERNEL_DIR), *_runtime_headers())
-    return ("-std=c++17", f"-arch=sm_{arch}", *(f"-I{folder}" for folder in includes))
+    return (*_language_options(arch), *(f"-I{folder}" for folder in includes))
+
+
+def _language_options(arch: int) -> tuple[str, ...]:
+    return "-std=c++17", f"-arch=sm_{arch}"
 
 
 @dataclass(frozen=True)
@@ -193,9 +204,7 @@ def load_nvrtc() -> Any:
 
         nvrtc.getVersion()
     except (ImportError, RuntimeError) as error:
-        raise BackendUnavailable(
-            f"NVRTC could not be loaded ({error}): {_REMEDY}"
-        ) from None
+        raise BackendUnavailable(f"NVRTC could not be loaded ({error}): {_REMEDY}") from None
     return nvrtc
 
 
@@ -217,7 +226,9 @@ def cached_cubin(
     compile_cubin, and BackendUnavailable when the folder cannot be written.
     """
     source, name = source_path(specialisation.file), specialisation.expression
-    key = (name, f"sm_{arch}", str(load_nvrtc().getVersion()), headers_hash(), source.read_text())
+    key = [name, *_language_options(arch), str(load_nvrtc().getVersion())]
+    key.append(headers_hash(KERNEL_DIR))
+    key.append(source.read_text())
     digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:24]
     path = cache_dir / f"{specialisation.file}-sm_{arch}-{digest}.cubin"
     name_path = path.with_suffix(".name")

@@ -19,8 +19,9 @@ def check_array(
     name: str, array: Array, *, shape: tuple[int, ...], dtype: np.dtype[Any] | type
 ) -> None:
     """ValueError unless the array is C-contiguous with this shape and dtype."""
-    fits = array.shape == shape and array.dtype == dtype
-    check(fits, "{} must be {} {}, got {} {}", name, shape, np.dtype(dtype), array.shape, array.dtype)
+    found = array.shape, array.dtype
+    fits = found == (shape, dtype)
+    check(fits, "{} must be {} {}, got {} {}", name, shape, np.dtype(dtype), *found)
     contiguous = array.flags.c_contiguous
     check(contiguous, "{} must be contiguous, got {} strides {}", name, shape, array.strides)
 
@@ -35,8 +36,9 @@ def token_stride(name: str, x: Array, *, dtype: np.dtype[Any]) -> int:
     head_dim, itemsize = x.shape[2], x.itemsize
     inner = x.strides[1:] == (head_dim * itemsize, itemsize)
     whole = x.strides[0] % itemsize == 0 and x.strides[0] >= 0
-    check(inner and whole, "{}: heads must be contiguous, got {} strides {}", name, x.shape, x.strides)
-    return int(x.strides[0]) // itemsize
+    message = "{}: heads must be contiguous, got {} strides {}"
+    check(inner and whole, message, name, x.shape, x.strides)
+    return int(x.strides[0] // itemsize)
 
 
 def vector_lanes(dtype: np.dtype[Any], *sizes: int) -> int:

@@ -41,6 +41,9 @@ class CudaOps:
     def upload(self, host: Array) -> Array:
         return self.device.upload(np.ascontiguousarray(host))
 
+    def place_weight(self, host: Array) -> Array:
+        return self.upload(host)
+
     def download(self, array: Array) -> Array:
         return self.device.download(array)
 
@@ -158,7 +161,8 @@ class CudaOps:
         head_dim = q.shape[2]
         fused = head_dim % 8 == 0 and head_dim <= MAX_FUSED_HEAD_DIM
         attend = fused_attention if fused else unfused_attention
-        return attend(self, q, k_cache=k_cache, v_cache=v_cache, batch=batch, scale=scale, window=window)
+        caches = {"k_cache": k_cache, "v_cache": v_cache}
+        return attend(self, q, **caches, batch=batch, scale=scale, window=window)
 
     def swiglu(self, gate_up: Array) -> Array:
         num_tokens, size = gate_up.shape[0], gate_up.shape[1] // 2

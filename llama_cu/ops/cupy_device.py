@@ -135,7 +135,10 @@ class CupyDevice:
         allowed_shared_bytes = _FREE_SHARED_BYTES
 
         def launch(
-            grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], shared_bytes: int = 0
+            grid: tuple[int, ...],
+            block: tuple[int, ...],
+            args: Sequence[Any],
+            shared_bytes: int = 0,
         ) -> None:
             nonlocal allowed_shared_bytes
             if shared_bytes > allowed_shared_bytes:

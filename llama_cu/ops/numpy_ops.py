@@ -27,6 +27,16 @@ DTYPES = {
 # matrix-vector product per row is faster, and a row's result cannot depend on its neighbours.
 _MAX_ROWS_BY_VECTOR = 4
 
+# A matrix-vector product streams a matrix along its contiguous axis, a few lines side by side.
+# Lines up to this length are so short that memory keeps starting anew: the other, longer axis is
+# made the contiguous one. Measured with OpenBLAS 0.3.31 on Zen 3: 24 against 33 GB/s for 576.
+_MAX_SHORT_LINE = 1024
+
+# Only large arrays get huge pages: smaller weights share chunks of 16 MiB, each weight on a
+# cache line of its own.
+_CHUNK_ELEMENTS = 4 << 20
+_LINE_ELEMENTS = 16
+
 # Scores of one tile of queries, in elements: bounds the memory of a long prefill.
 _MAX_SCORES = 1 << 22
 
@@ -45,9 +55,26 @@ class NumpyOps:
         self.dtype = dtype
         self.storage_dtype = np.dtype(np.float32)
         self._exact = dtype == np.float32  # nothing to round
+        self._chunk = np.empty(0, np.float32)
 
     def upload(self, host_array: Array) -> Array:
         return host_array
+
+    def place_weight(self, host: Array) -> Array:
+        if host.size >= _CHUNK_ELEMENTS:
+            return np.asfortranarray(host) if _has_short_rows(host.shape) else host
+        flat = self._take_chunk(host.size)
+        placed = flat.reshape(host.shape, order="F" if _has_short_rows(host.shape) else "C")
+        placed[...] = host
+        return placed
+
+    def _take_chunk(self, size: int) -> Array:
+        if self._chunk.size < size:
+            chunk = np.empty(_CHUNK_ELEMENTS + _LINE_ELEMENTS, np.float32)
+            self._chunk = chunk[-chunk.ctypes.data // chunk.itemsize % _LINE_ELEMENTS :]
+        taken = self._chunk[:size]
+        self._chunk = self._chunk[-(-size // _LINE_ELEMENTS) * _LINE_ELEMENTS :]
+        return taken
 
     def download(self, array: Array) -> Array:
         return array
@@ -66,7 +93,8 @@ class NumpyOps:
         return x if self._exact else x.astype(self.dtype).astype(np.float32)
 
     def gather(self, table: Array, rows: Array) -> Array:
-        return table.take(rows, axis=0)
+        # take would first copy a whole table whose rows are not contiguous
+        return table.take(rows, axis=0) if table.flags.c_contiguous else table[rows]
 
     def linear(
         self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
@@ -166,6 +194,10 @@ class NumpyOps:
         top_ids = np.array([_top(row, num_top) for row in logits], np.int32)
         top_ids = top_ids.reshape(len(logits), num_top)
         return chosen, top_ids, np.take_along_axis(logits, top_ids, axis=-1) - log_sum
+
+
+def _has_short_rows(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[1] <= min(_MAX_SHORT_LINE, shape[0] // 2)
 
 
 def _matmul(x: Array, weight: Array) -> Array:

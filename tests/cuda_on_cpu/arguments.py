@@ -89,8 +89,8 @@ def _check_array(parameter: Parameter, arg: Any, *, memory: Memory) -> int:
         if address % min(align, 16):
             raise LaunchError(f"address {address:#x} is not aligned to {min(align, 16)} bytes")
         return address
-    integers = ("i", "u", "b")
-    same = kind == parameter.pointee_kind or (kind in integers and parameter.pointee_kind in integers)
+    kinds = {kind, parameter.pointee_kind}
+    same = len(kinds) == 1 or kinds <= {"i", "u", "b"}
     if not same or itemsize != parameter.pointee_bytes:
         wanted = f"{_KIND_NAMES[parameter.pointee_kind]} of {parameter.pointee_bytes} bytes"
         raise LaunchError(f"the pointer is to {wanted}, the array is {arg.dtype}")

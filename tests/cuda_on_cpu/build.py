@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,7 +36,7 @@ _FLAGS = (
     "-Wno-unknown-pragmas",
     "-Wno-pointer-arith",
 )
-_GCC_FLAGS = ("-fno-gnu-unique", "-fno-extern-tls-init", "-Wno-stringop-overflow", "-Wno-unused-function")
+_GCC_FLAGS = ("-fno-gnu-unique", "-fno-extern-tls-init", "-Wno-unused-function")
 _CLANG_FLAGS = ("-Wno-unused-function", "-Wno-unused-variable")
 _SANITIZE_FLAGS = (
     "-O1",
@@ -100,12 +100,6 @@ def cache_dir() -> Path:
     return Path(root) / "llama-cu" / "cuda_on_cpu"
 
 
-def expression(name: str, template_args: Iterable[str | int]) -> str:
-    """`name<a, b>`, or `name` of a kernel that is no template."""
-    args = ", ".join(map(str, template_args))
-    return f"{name}<{args}>" if args else name
-
-
 def compile_flags(*, sanitize: bool, arch: int) -> list[str]:
     """All flags but the input and output."""
     compiler = find_compiler()
@@ -115,7 +109,8 @@ def compile_flags(*, sanitize: bool, arch: int) -> list[str]:
     return [*flags, *(_SANITIZE_FLAGS if sanitize else ("-O2",))]
 
 
-def _has_dynamic_shared(source: Path) -> bool:
+def has_dynamic_shared(source: Path) -> bool:
+    """Whether kernels of the file, or of a header beside it, size shared memory at launch."""
     texts = [path.read_text() for path in (source, *source.parent.glob("*.cuh"))]
     return any("extern __shared__" in text for text in texts)
 
@@ -143,7 +138,9 @@ def _digest(source: Path, wrapper: str, flags: Sequence[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def build(source: Path, expressions: Sequence[str], *, sanitize: bool = False, arch: int = 800) -> Path:
+def build(
+    source: Path, expressions: Sequence[str], *, sanitize: bool = False, arch: int = 800
+) -> Path:
     """The shared object with these kernels of a .cu file, compiled unless the cache has it.
 
     Raises NoCompiler, or BuildError with the compiler's words.
@@ -152,7 +149,7 @@ def build(source: Path, expressions: Sequence[str], *, sanitize: bool = False, a
     if not source.is_file():
         raise BuildError(f"there is no kernel file {source}")
     flags = compile_flags(sanitize=sanitize, arch=arch)
-    guarded = sanitize and not _has_dynamic_shared(source)
+    guarded = sanitize and not has_dynamic_shared(source)
     if guarded:
         flags.append("-D__shared__=static")
     wrapper = _wrapper(source, expressions, unnamed=guarded)

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from llama_cu.ops.cuda_kernels import KERNEL_DIR, Specialisation
 from llama_cu.ops.device import Kernel, check_gemm
 from tests.cuda_on_cpu import arguments
-from tests.cuda_on_cpu.build import build, expression
-from tests.cuda_on_cpu.library import ORDERS, Arena, KernelFault, LaunchError, Library, Parameter
+from tests.cuda_on_cpu.build import build
+from tests.cuda_on_cpu.bundles import bundle
+from tests.cuda_on_cpu.library import ORDERS, Arena, KernelFault, LaunchError, Library
 from tests.cuda_on_cpu.memory import Memory
 
 Array = Any
-KERNEL_DIR = Path(__file__).parents[2] / "kernels"
 SANITIZE_VARIABLE = "CUDA_ON_CPU_SANITIZE"
 ORDER_VARIABLE = "CUDA_ON_CPU_ORDER"
 
@@ -53,6 +54,7 @@ class CpuDevice:
         self._arch = arch
         self._memory = Memory(memory_bytes, sanitize=self._sanitize)
         self._arena: Arena | None = None
+        self._libraries: dict[Path, Library] = {}
         self._kernels: dict[tuple[str, str, tuple[str | int, ...]], Kernel] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -77,8 +79,8 @@ class CpuDevice:
         """The kernel, compiled by the host compiler; NoCompiler or BuildError if that fails."""
         request = (file, name, template_args)
         if request not in self._kernels:
+            self._kernels[request] = self._load(Specialisation(file, name, template_args))
             self.requests.add(request)
-            self._kernels[request] = self._load(request)
         return self._kernels[request]
 
     def gemm(
@@ -106,22 +108,23 @@ class CpuDevice:
                 product += np.float32(beta) * out.astype(np.float32)
             out[...] = product.astype(out.dtype)
 
-    def _load(self, request: tuple[str, str, tuple[str | int, ...]]) -> Kernel:
-        file, name, template_args = request
-        text = expression(name, template_args)
-        path = build(
-            self._kernel_dir / f"{file}.cu", [text], sanitize=self._sanitize, arch=self._arch
-        )
-        library = Library(path)
+    def _load(self, wanted: Specialisation) -> Kernel:
+        together = bundle(wanted, self._kernel_dir)
+        source = self._kernel_dir / f"{wanted.file}.cu"
+        path = build(source, together, sanitize=self._sanitize, arch=self._arch)
+        if path not in self._libraries:
+            self._libraries[path] = Library(path)
+        library = self._libraries[path]
         if self._arena is None:
             self._arena = Arena(library.arena_bytes())
-        return partial(self._launch, f"{file}.cu: {text}", library, library.parameters(0))
+        label = f"{wanted.file}.cu: {wanted.expression}"
+        return partial(self._launch, label, library, together.index(wanted.expression))
 
     def _launch(
         self,
         label: str,
         library: Library,
-        parameters: tuple[Parameter, ...],
+        index: int,
         grid: tuple[int, ...],
         block: tuple[int, ...],
         args: Sequence[Any],
@@ -132,16 +135,14 @@ class CpuDevice:
             extents = arguments.three("grid", grid, limits=arguments.MAX_GRID)
             threads = arguments.three("block", block, limits=arguments.MAX_BLOCK)
             if threads[0] * threads[1] * threads[2] > arguments.MAX_THREADS:
-                raise LaunchError(f"a block has at most {arguments.MAX_THREADS} threads, got {block}")
-            static_bytes = library.static_shared_bytes()
-            if not 0 <= shared_bytes <= self.max_shared_bytes - static_bytes:
-                raise LaunchError(
-                    f"shared_bytes must be in [0, {self.max_shared_bytes}] less {static_bytes} static, "
-                    f"got {shared_bytes}"
-                )
-            packed = arguments.pack(parameters, args, memory=self._memory)
+                limit = arguments.MAX_THREADS
+                raise LaunchError(f"a block has at most {limit} threads, got {block}")
+            limit = self.max_shared_bytes - library.static_shared_bytes
+            if not 0 <= shared_bytes <= limit:
+                raise LaunchError(f"shared_bytes must be in [0, {limit}], got {shared_bytes}")
+            packed = arguments.pack(library.parameters[index], args, memory=self._memory)
             library.launch(
-                0,
+                index,
                 extents,
                 block=threads,
                 args=packed,

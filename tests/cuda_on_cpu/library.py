@@ -82,17 +82,15 @@ class Library:
         self._launch = self._so.cuda_on_cpu_launch
         self._launch.argtypes = (ctypes.POINTER(_Launch), ctypes.c_int)
         self._message = ctypes.create_string_buffer(4096)
+        entries, num_kernels = self._so.cuda_on_cpu_kernels(), self._so.cuda_on_cpu_num_kernels()
+        # What each kernel takes, deduced by the compiler from its type.
+        self.parameters = [_parameters(entries[i]) for i in range(num_kernels)]
+        # Of __shared__ variables of fixed size, less at most 127; known of a lone kernel.
+        static_bytes = int(self._so.cuda_on_cpu_static_shared_bytes()) // 128 * 128
+        self.static_shared_bytes = static_bytes if num_kernels == 1 else 0
 
     def arena_bytes(self) -> int:
         return int(self._so.cuda_on_cpu_arena_bytes())
-
-    def static_shared_bytes(self) -> int:
-        """Bytes of __shared__ variables of fixed size, less at most 127."""
-        return int(self._so.cuda_on_cpu_static_shared_bytes()) // 128 * 128
-
-    def parameters(self, index: int) -> tuple[Parameter, ...]:
-        """What kernel `index` of the file takes, deduced by the compiler from its type."""
-        return _parameters(self._so.cuda_on_cpu_kernels()[index])
 
     def launch(
         self,

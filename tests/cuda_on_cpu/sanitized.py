@@ -6,6 +6,7 @@ The sanitizer must be in the process before anything else, so a new process is s
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,8 @@ _UBSAN_OPTIONS = "print_stacktrace=1:halt_on_error=1"
 def sanitizer_library() -> Path:
     """AddressSanitizer's runtime of the host compiler; NoCompiler where it brings none."""
     compiler = find_compiler()
-    clang_arch = os.uname().machine
-    names = ["libasan.so"] if compiler.is_gcc else [f"libclang_rt.asan-{clang_arch}.so", "libclang_rt.asan.so"]
-    for name in names:
+    clang_names = (f"libclang_rt.asan-{platform.machine()}.so", "libclang_rt.asan.so")
+    for name in ("libasan.so",) if compiler.is_gcc else clang_names:
         command = [*compiler.command, f"-print-file-name={name}"]
         found = Path(subprocess.run(command, capture_output=True, text=True).stdout.strip())
         if found.is_absolute() and found.is_file():
@@ -46,11 +46,10 @@ def environment() -> dict[str, str]:
     }
 
 
-def run_python(args: Sequence[str], *, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+def run_python(args: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """`python args...` under the sanitizers, with its output captured."""
-    return subprocess.run(
-        [sys.executable, *args], env=environment(), capture_output=True, text=True, timeout=timeout_s
-    )
+    command = [sys.executable, *args]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True)
 
 
 if __name__ == "__main__":

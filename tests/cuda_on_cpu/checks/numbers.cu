@@ -5,7 +5,9 @@
 __device__ inline float to_float(__half value) { return __half2float(value); }
 __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 __device__ inline void from_float(float value, __half* out) { *out = __float2half_rn(value); }
-__device__ inline void from_float(float value, __nv_bfloat16* out) { *out = __float2bfloat16_rn(value); }
+__device__ inline void from_float(float value, __nv_bfloat16* out) {
+  *out = __float2bfloat16_rn(value);
+}
 
 template <typename T>
 __global__ void widen(const T* x, float* out, int size) {
@@ -41,7 +43,8 @@ __global__ void bits(const unsigned* x, const unsigned* y, unsigned* out, int si
   row[2] = __ffs(x[i]);
   row[3] = __brev(x[i]);
   row[4] = __umulhi(x[i], y[i]);
-  const unsigned long long high = __umul64hi((unsigned long long)x[i] << 32 | y[i], (unsigned long long)y[i] << 32 | x[i]);
+  const unsigned long long high =
+      __umul64hi((unsigned long long)x[i] << 32 | y[i], (unsigned long long)y[i] << 32 | x[i]);
   row[5] = unsigned(high);
   row[6] = unsigned(high >> 32);
   row[7] = __float_as_uint(__uint_as_float(x[i] & 0x3fffffffu));

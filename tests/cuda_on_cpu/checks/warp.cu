@@ -40,7 +40,8 @@ __global__ void halves(const int* x, int* out) {
   const int lane = threadIdx.x;
   int value = x[lane];
   if (lane < 16) {
-    for (int offset = 8; offset > 0; offset /= 2) value += __shfl_xor_sync(0x0000ffffu, value, offset);
+    for (int offset = 8; offset > 0; offset /= 2)
+      value += __shfl_xor_sync(0x0000ffffu, value, offset);
   } else {
     value -= __shfl_xor_sync(0xffff0000u, value, 1);
   }

@@ -46,3 +46,15 @@ __global__ void overrun_dynamic_shared(const float* x, float* out, int size) {
   __syncthreads();
   if (i < size) out[i] = tile[threadIdx.x + FAULT];
 }
+
+// No fault: a static tile of 256 bytes beside dynamic shared memory.
+template <int FAULT>
+__global__ void both_kinds_of_shared(const float* x, float* out, int size) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float tile[64];
+  float* dynamic = reinterpret_cast<float*>(shared);
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  dynamic[threadIdx.x] = tile[threadIdx.x] = i < size ? x[i] : 0.0f;
+  __syncthreads();
+  if (i < size) out[i] = tile[63 - threadIdx.x] + dynamic[63 - threadIdx.x];
+}

@@ -1,4 +1,4 @@
-"""One planted fault under the sanitizers: python -m tests.cuda_on_cpu.planted.misread FILE KERNEL FAULT."""
+"""Runs one planted fault: python -m tests.cuda_on_cpu.planted.misread FILE KERNEL FAULT."""
 
 from __future__ import annotations
 

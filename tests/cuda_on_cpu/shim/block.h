@@ -35,18 +35,18 @@ struct Meeting {
 struct Thread {
   uint3 index;
   int lane, warp;
-  void* context;           // where it stands, while it is suspended
-  unsigned char* stack;    // null before its first suspension
-  Place place;             // where it waits
-  unsigned mask;           // the lanes it waits for there, 0 for the whole block
+  void* context;         // where it stands, while it is suspended
+  unsigned char* stack;  // null before its first suspension
+  Place place;           // where it waits
+  unsigned mask;         // the lanes it waits for there, 0 for the whole block
   bool waits, ended;
 };
 
 struct Warp {
-  unsigned lanes;          // that exist, by lane
-  unsigned ready;          // that can run, by position in the running order
+  unsigned lanes;  // that exist, by lane
+  unsigned ready;  // that can run, by position in the running order
   unsigned char lane_at[kWarpSize], position_of[kWarpSize];
-  int num_meetings;        // ever taken from `meetings`
+  int num_meetings;  // ever taken from `meetings`
   Meeting* free_meeting;
   int num_open;
   Meeting* open[kWarpSize];
@@ -59,7 +59,7 @@ struct Block {
   int num_threads, num_warps, num_ended;
   void (*entry)(void**);
   void** args;
-  unsigned ready_warps;    // by position in the running order
+  unsigned ready_warps;  // by position in the running order
   unsigned char warp_at[kMaxWarps], position_of[kMaxWarps];
   // __syncthreads: results of an even and an odd barrier, as a fast thread may be one ahead.
   int arrived, parity;
@@ -68,14 +68,14 @@ struct Block {
   // Stacks.
   unsigned char* stacks;
   size_t page_bytes;
-  int num_stacks;          // ever taken in this block
+  int num_stacks;  // ever taken in this block
   int num_free_stacks;
   unsigned char* free_stacks[kMaxThreads];
   // The caller of the launch.
   void* main_context;
   const void* main_stack;
   size_t main_stack_bytes;
-  char* message;           // of a fault
+  char* message;  // of a fault
   size_t message_bytes;
   bool faulted;
   bool initialised;
@@ -108,8 +108,9 @@ inline void switch_stack(void** save, void* to, const void* bottom, size_t bytes
 template <typename... Values>
 [[noreturn]] __attribute__((noinline)) void fault(const char* format, Values... values) {
   const uint3 b = block->index, t = current->index;
-  const int used = snprintf(block->message, block->message_bytes, "block (%u, %u, %u), thread (%u, %u, %u): ",
-                            b.x, b.y, b.z, t.x, t.y, t.z);
+  const int used =
+      snprintf(block->message, block->message_bytes,
+               "block (%u, %u, %u), thread (%u, %u, %u): ", b.x, b.y, b.z, t.x, t.y, t.z);
   snprintf(block->message + used, block->message_bytes - used, format, values...);
   block->faulted = true;
   leave_to_main();
@@ -195,10 +196,12 @@ inline void resume(Thread* next, void** save, bool dying) {
   if (!next->stack) {
     next->stack = take_stack();
     // Tops at one page offset would all fall into the same cache sets.
-    const size_t stagger = size_t(next->stack - block->stacks) / kStackBytes * 1088 % 16384 / 16 * 16;
+    const size_t stagger =
+        size_t(next->stack - block->stacks) / kStackBytes * 1088 % 16384 / 16 * 16;
     next->context = new_context(next->stack + kStackBytes - stagger - 64, fiber_main);
   }
-  switch_stack(save, next->context, next->stack + block->page_bytes, kStackBytes - block->page_bytes, dying);
+  switch_stack(save, next->context, next->stack + block->page_bytes,
+               kStackBytes - block->page_bytes, dying);
 }
 
 // Runs threads from their beginning, one after another, on one stack as long as none waits.
@@ -249,8 +252,9 @@ inline int block_barrier(Place place, int predicate) {
     block->sum[parity] = block->any[parity] = 0;
     block->all[parity] = 1;
   } else if (place.line != block->barrier.line || place.primitive != block->barrier.primitive) {
-    fault("is at %s (%s:%d) while others wait at %s (%s:%d)", place.primitive, base_name(place.file),
-          place.line, block->barrier.primitive, base_name(block->barrier.file), block->barrier.line);
+    fault("is at %s (%s:%d) while others wait at %s (%s:%d)", place.primitive,
+          base_name(place.file), place.line, block->barrier.primitive,
+          base_name(block->barrier.file), block->barrier.line);
   }
   block->sum[parity] += predicate != 0;
   block->any[parity] |= predicate != 0;
@@ -288,8 +292,10 @@ inline Meeting* meet(Place place, unsigned mask, uint64_t value) {
     }
   if (!meeting) {
     meeting = warp.free_meeting;
-    if (meeting) warp.free_meeting = meeting->next_free;
-    else meeting = &warp.meetings[warp.num_meetings++];
+    if (meeting)
+      warp.free_meeting = meeting->next_free;
+    else
+      meeting = &warp.meetings[warp.num_meetings++];
     meeting->place = place;
     meeting->mask = mask;
     meeting->arrived = meeting->ballot = 0;

@@ -9,13 +9,16 @@ inline void __syncthreads(CUDA_ON_CPU_HERE) {
   cuda_on_cpu::block_barrier({"__syncthreads", file, line}, 0);
 }
 inline int __syncthreads_count(int predicate, CUDA_ON_CPU_HERE) {
-  return cuda_on_cpu::block->sum[cuda_on_cpu::block_barrier({"__syncthreads_count", file, line}, predicate)];
+  return cuda_on_cpu::block
+      ->sum[cuda_on_cpu::block_barrier({"__syncthreads_count", file, line}, predicate)];
 }
 inline int __syncthreads_and(int predicate, CUDA_ON_CPU_HERE) {
-  return cuda_on_cpu::block->all[cuda_on_cpu::block_barrier({"__syncthreads_and", file, line}, predicate)];
+  return cuda_on_cpu::block
+      ->all[cuda_on_cpu::block_barrier({"__syncthreads_and", file, line}, predicate)];
 }
 inline int __syncthreads_or(int predicate, CUDA_ON_CPU_HERE) {
-  return cuda_on_cpu::block->any[cuda_on_cpu::block_barrier({"__syncthreads_or", file, line}, predicate)];
+  return cuda_on_cpu::block
+      ->any[cuda_on_cpu::block_barrier({"__syncthreads_or", file, line}, predicate)];
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, CUDA_ON_CPU_HERE) {
   cuda_on_cpu::part(cuda_on_cpu::meet({"__syncwarp", file, line}, mask, 0));
@@ -92,21 +95,24 @@ T __shfl_sync(unsigned mask, T value, int source, int width = 32, CUDA_ON_CPU_HE
 }
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, CUDA_ON_CPU_HERE) {
-  const int first = cuda_on_cpu::current->lane & ~(cuda_on_cpu::checked_width("__shfl_up_sync", width) - 1);
+  const int first =
+      cuda_on_cpu::current->lane & ~(cuda_on_cpu::checked_width("__shfl_up_sync", width) - 1);
   const int lane = cuda_on_cpu::current->lane - int(delta & 31);
   return cuda_on_cpu::shuffle({"__shfl_up_sync", file, line}, mask, value,
                               lane < first ? cuda_on_cpu::current->lane : lane);
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, CUDA_ON_CPU_HERE) {
-  const int last = cuda_on_cpu::current->lane | (cuda_on_cpu::checked_width("__shfl_down_sync", width) - 1);
+  const int last =
+      cuda_on_cpu::current->lane | (cuda_on_cpu::checked_width("__shfl_down_sync", width) - 1);
   const int lane = cuda_on_cpu::current->lane + int(delta & 31);
   return cuda_on_cpu::shuffle({"__shfl_down_sync", file, line}, mask, value,
                               lane > last ? cuda_on_cpu::current->lane : lane);
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int flip, int width = 32, CUDA_ON_CPU_HERE) {
-  const int last = cuda_on_cpu::current->lane | (cuda_on_cpu::checked_width("__shfl_xor_sync", width) - 1);
+  const int last =
+      cuda_on_cpu::current->lane | (cuda_on_cpu::checked_width("__shfl_xor_sync", width) - 1);
   const int lane = cuda_on_cpu::current->lane ^ (flip & 31);
   return cuda_on_cpu::shuffle({"__shfl_xor_sync", file, line}, mask, value,
                               lane > last ? cuda_on_cpu::current->lane : lane);
@@ -122,7 +128,8 @@ inline int __any_sync(unsigned mask, int predicate, CUDA_ON_CPU_HERE) {
 }
 inline int __all_sync(unsigned mask, int predicate, CUDA_ON_CPU_HERE) {
   unsigned lanes;
-  const unsigned ballot = cuda_on_cpu::vote({"__all_sync", file, line}, mask, predicate != 0, &lanes);
+  const unsigned ballot =
+      cuda_on_cpu::vote({"__all_sync", file, line}, mask, predicate != 0, &lanes);
   return ballot == lanes;
 }
 template <typename T>
@@ -141,18 +148,18 @@ unsigned __match_any_sync(unsigned mask, T value, CUDA_ON_CPU_HERE) {
 // code may not lean on.
 inline unsigned __activemask() { return 1u << cuda_on_cpu::current->lane; }
 
-#define CUDA_ON_CPU_REDUCE(T)                                                                        \
-  inline T __reduce_add_sync(unsigned mask, T value, CUDA_ON_CPU_HERE) {                             \
-    return cuda_on_cpu::reduce({"__reduce_add_sync", file, line}, mask, value,                       \
-                               [](T a, T b) { return T(unsigned(a) + unsigned(b)); });               \
-  }                                                                                                  \
-  inline T __reduce_min_sync(unsigned mask, T value, CUDA_ON_CPU_HERE) {                             \
-    return cuda_on_cpu::reduce({"__reduce_min_sync", file, line}, mask, value,                       \
-                               [](T a, T b) { return b < a ? b : a; });                              \
-  }                                                                                                  \
-  inline T __reduce_max_sync(unsigned mask, T value, CUDA_ON_CPU_HERE) {                             \
-    return cuda_on_cpu::reduce({"__reduce_max_sync", file, line}, mask, value,                       \
-                               [](T a, T b) { return a < b ? b : a; });                              \
+#define CUDA_ON_CPU_REDUCE(T)                                                          \
+  inline T __reduce_add_sync(unsigned mask, T value, CUDA_ON_CPU_HERE) {               \
+    return cuda_on_cpu::reduce({"__reduce_add_sync", file, line}, mask, value,         \
+                               [](T a, T b) { return T(unsigned(a) + unsigned(b)); }); \
+  }                                                                                    \
+  inline T __reduce_min_sync(unsigned mask, T value, CUDA_ON_CPU_HERE) {               \
+    return cuda_on_cpu::reduce({"__reduce_min_sync", file, line}, mask, value,         \
+                               [](T a, T b) { return b < a ? b : a; });                \
+  }                                                                                    \
+  inline T __reduce_max_sync(unsigned mask, T value, CUDA_ON_CPU_HERE) {               \
+    return cuda_on_cpu::reduce({"__reduce_max_sync", file, line}, mask, value,         \
+                               [](T a, T b) { return a < b ? b : a; });                \
   }
 CUDA_ON_CPU_REDUCE(int)
 CUDA_ON_CPU_REDUCE(unsigned)
@@ -185,7 +192,9 @@ inline unsigned long long __brevll(unsigned long long x) {
   return __builtin_bswap64(x);
 }
 inline unsigned __brev(unsigned x) { return unsigned(__brevll(x) >> 32); }
-inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((unsigned long long)a * b >> 32); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return unsigned((unsigned long long)a * b >> 32);
+}
 inline int __mulhi(int a, int b) { return int((long long)a * b >> 32); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return (unsigned long long)((unsigned __int128)a * b >> 64);
@@ -210,29 +219,48 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   return result;
 }
 
-inline unsigned __float_as_uint(float x) { return cuda_on_cpu::from_slot<unsigned>(cuda_on_cpu::to_slot(x)); }
+inline unsigned __float_as_uint(float x) {
+  return cuda_on_cpu::from_slot<unsigned>(cuda_on_cpu::to_slot(x));
+}
 inline int __float_as_int(float x) { return cuda_on_cpu::from_slot<int>(cuda_on_cpu::to_slot(x)); }
-inline float __uint_as_float(unsigned x) { return cuda_on_cpu::from_slot<float>(cuda_on_cpu::to_slot(x)); }
-inline float __int_as_float(int x) { return cuda_on_cpu::from_slot<float>(cuda_on_cpu::to_slot(x)); }
+inline float __uint_as_float(unsigned x) {
+  return cuda_on_cpu::from_slot<float>(cuda_on_cpu::to_slot(x));
+}
+inline float __int_as_float(int x) {
+  return cuda_on_cpu::from_slot<float>(cuda_on_cpu::to_slot(x));
+}
 inline long long __double_as_longlong(double x) { return (long long)cuda_on_cpu::to_slot(x); }
-inline double __longlong_as_double(long long x) { return cuda_on_cpu::from_slot<double>(uint64_t(x)); }
+inline double __longlong_as_double(long long x) {
+  return cuda_on_cpu::from_slot<double>(uint64_t(x));
+}
 
 template <typename T>
-T __ldg(const T* address) { return *address; }
+T __ldg(const T* address) {
+  return *address;
+}
 template <typename T>
-T __ldcs(const T* address) { return *address; }
+T __ldcs(const T* address) {
+  return *address;
+}
 template <typename T>
-T __ldcg(const T* address) { return *address; }
+T __ldcg(const T* address) {
+  return *address;
+}
 template <typename T>
-void __stcs(T* address, cuda_on_cpu::Exactly<T> value) { *address = value; }
+void __stcs(T* address, cuda_on_cpu::Exactly<T> value) {
+  *address = value;
+}
 template <typename T>
-void __stcg(T* address, cuda_on_cpu::Exactly<T> value) { *address = value; }
+void __stcg(T* address, cuda_on_cpu::Exactly<T> value) {
+  *address = value;
+}
 
 // Atomics ------------------------------------------------------------------------------------
 
 template <typename T>
 T atomicCAS(T* address, cuda_on_cpu::Exactly<T> expected, cuda_on_cpu::Exactly<T> desired) {
-  __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+  __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_SEQ_CST,
+                              __ATOMIC_SEQ_CST);
   return expected;
 }
 
@@ -242,7 +270,8 @@ T atomic_update(T* address, Change change) {
   T old, desired;
   __atomic_load(address, &old, __ATOMIC_SEQ_CST);
   do desired = change(old);
-  while (!__atomic_compare_exchange(address, &old, &desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+  while (!__atomic_compare_exchange(address, &old, &desired, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST));
   return old;
 }
 }  // namespace cuda_on_cpu
@@ -280,7 +309,8 @@ T atomicXor(T* address, cuda_on_cpu::Exactly<T> value) {
   return cuda_on_cpu::atomic_update(address, [=](T old) { return T(old ^ value); });
 }
 inline unsigned atomicInc(unsigned* address, unsigned limit) {
-  return cuda_on_cpu::atomic_update(address, [=](unsigned old) { return old >= limit ? 0 : old + 1; });
+  return cuda_on_cpu::atomic_update(address,
+                                    [=](unsigned old) { return old >= limit ? 0 : old + 1; });
 }
 
 #include "mathematics.h"

@@ -8,7 +8,9 @@ struct __nv_bfloat16_raw {
 
 namespace cuda_on_cpu {
 
-inline float bfloat16_to_float(unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); }
+inline float bfloat16_to_float(unsigned short bits) {
+  return __uint_as_float(unsigned(bits) << 16);
+}
 
 inline unsigned short float_to_bfloat16(float value) {
   const unsigned bits = __float_as_uint(value);
@@ -41,9 +43,15 @@ using nv_bfloat162 = __nv_bfloat162;
 inline float __bfloat162float(__nv_bfloat16 value) { return float(value); }
 inline __nv_bfloat16 __float2bfloat16(float value) { return __nv_bfloat16(value); }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return __nv_bfloat16(value); }
-inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__nv_bfloat16(x), __nv_bfloat16(y)}; }
-inline __nv_bfloat162 __float2bfloat162_rn(float value) { return {__nv_bfloat16(value), __nv_bfloat16(value)}; }
-inline __nv_bfloat162 __float22bfloat162_rn(float2 value) { return {__nv_bfloat16(value.x), __nv_bfloat16(value.y)}; }
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
+  return {__nv_bfloat16(x), __nv_bfloat16(y)};
+}
+inline __nv_bfloat162 __float2bfloat162_rn(float value) {
+  return {__nv_bfloat16(value), __nv_bfloat16(value)};
+}
+inline __nv_bfloat162 __float22bfloat162_rn(float2 value) {
+  return {__nv_bfloat16(value.x), __nv_bfloat16(value.y)};
+}
 inline float2 __bfloat1622float2(__nv_bfloat162 value) { return {float(value.x), float(value.y)}; }
 inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 x, __nv_bfloat16 y) { return {x, y}; }
 inline __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 value) { return {value, value}; }
@@ -52,12 +60,22 @@ inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 value) { return value.y; }
 inline float __low2float(__nv_bfloat162 value) { return float(value.x); }
 inline float __high2float(__nv_bfloat162 value) { return float(value.y); }
 inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 value) { return value.__x; }
-inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) { return __nv_bfloat16(__nv_bfloat16_raw{bits}); }
+inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
+  return __nv_bfloat16(__nv_bfloat16_raw{bits});
+}
 
-inline __nv_bfloat16 operator+(__nv_bfloat16 a, __nv_bfloat16 b) { return __nv_bfloat16(float(a) + float(b)); }
-inline __nv_bfloat16 operator-(__nv_bfloat16 a, __nv_bfloat16 b) { return __nv_bfloat16(float(a) - float(b)); }
-inline __nv_bfloat16 operator*(__nv_bfloat16 a, __nv_bfloat16 b) { return __nv_bfloat16(float(a) * float(b)); }
-inline __nv_bfloat16 operator/(__nv_bfloat16 a, __nv_bfloat16 b) { return __nv_bfloat16(float(a) / float(b)); }
+inline __nv_bfloat16 operator+(__nv_bfloat16 a, __nv_bfloat16 b) {
+  return __nv_bfloat16(float(a) + float(b));
+}
+inline __nv_bfloat16 operator-(__nv_bfloat16 a, __nv_bfloat16 b) {
+  return __nv_bfloat16(float(a) - float(b));
+}
+inline __nv_bfloat16 operator*(__nv_bfloat16 a, __nv_bfloat16 b) {
+  return __nv_bfloat16(float(a) * float(b));
+}
+inline __nv_bfloat16 operator/(__nv_bfloat16 a, __nv_bfloat16 b) {
+  return __nv_bfloat16(float(a) / float(b));
+}
 inline __nv_bfloat16 operator-(__nv_bfloat16 a) { return __ushort_as_bfloat16(a.__x ^ 0x8000u); }
 inline bool operator<(__nv_bfloat16 a, __nv_bfloat16 b) { return float(a) < float(b); }
 inline bool operator>(__nv_bfloat16 a, __nv_bfloat16 b) { return float(a) > float(b); }
@@ -69,8 +87,12 @@ inline __nv_bfloat16 __hadd(__nv_bfloat16 a, __nv_bfloat16 b) { return a + b; }
 inline __nv_bfloat16 __hsub(__nv_bfloat16 a, __nv_bfloat16 b) { return a - b; }
 inline __nv_bfloat16 __hmul(__nv_bfloat16 a, __nv_bfloat16 b) { return a * b; }
 inline __nv_bfloat16 __hdiv(__nv_bfloat16 a, __nv_bfloat16 b) { return a / b; }
-inline __nv_bfloat16 __hmax(__nv_bfloat16 a, __nv_bfloat16 b) { return __nv_bfloat16(fmaxf(float(a), float(b))); }
-inline __nv_bfloat16 __hmin(__nv_bfloat16 a, __nv_bfloat16 b) { return __nv_bfloat16(fminf(float(a), float(b))); }
+inline __nv_bfloat16 __hmax(__nv_bfloat16 a, __nv_bfloat16 b) {
+  return __nv_bfloat16(fmaxf(float(a), float(b)));
+}
+inline __nv_bfloat16 __hmin(__nv_bfloat16 a, __nv_bfloat16 b) {
+  return __nv_bfloat16(fminf(float(a), float(b)));
+}
 inline bool __hisnan(__nv_bfloat16 value) { return isnan(float(value)); }
 inline __nv_bfloat162 __hadd2(__nv_bfloat162 a, __nv_bfloat162 b) { return {a.x + b.x, a.y + b.y}; }
 inline __nv_bfloat162 __hmul2(__nv_bfloat162 a, __nv_bfloat162 b) { return {a.x * b.x, a.y * b.y}; }

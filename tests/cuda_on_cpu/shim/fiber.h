@@ -19,7 +19,7 @@ void __asan_poison_memory_region(const volatile void* begin, size_t size);
 }
 #endif
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CUDA_ON_CPU_UCONTEXT)
 extern "C" void cuda_on_cpu_switch(void** save, void* to) __attribute__((visibility("hidden")));
 asm(R"(
 .text
@@ -56,7 +56,7 @@ inline void* new_context(unsigned char* top, void (*entry)()) {
 inline void switch_context(void** save, void* to) { cuda_on_cpu_switch(save, to); }
 }  // namespace cuda_on_cpu
 
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(CUDA_ON_CPU_UCONTEXT)
 extern "C" void cuda_on_cpu_switch(void** save, void* to) __attribute__((visibility("hidden")));
 asm(R"(
 .text

@@ -11,10 +11,10 @@ template <typename T>
 struct Kind {
   static constexpr char value = __is_enum(T) ? 'i' : 'v';
 };
-#define CUDA_ON_CPU_KIND(T, kind)         \
-  template <>                             \
-  struct Kind<T> {                        \
-    static constexpr char value = kind;   \
+#define CUDA_ON_CPU_KIND(T, kind)       \
+  template <>                           \
+  struct Kind<T> {                      \
+    static constexpr char value = kind; \
   };
 CUDA_ON_CPU_KIND(bool, 'b')
 CUDA_ON_CPU_KIND(char, 'i')
@@ -45,10 +45,10 @@ struct Plain<const T> {
 
 struct Parameter {
   int bytes;
-  char kind;           // 'p' is a pointer, and the next three describe what it points to
+  char kind;  // 'p' is a pointer, and the next three describe what it points to
   char pointee_kind;
   char pointee_is_const;
-  int pointee_bytes;   // 1 for void
+  int pointee_bytes;  // 1 for void
 };
 
 template <typename T>
@@ -80,7 +80,8 @@ struct Count<0, I...> {
 template <typename... P>
 struct Signature {
   static constexpr int kCount = sizeof...(P);
-  static constexpr Parameter kParameters[sizeof...(P) + 1] = {Describe<typename Plain<P>::Type>::value...};
+  static constexpr Parameter kParameters[sizeof...(P) + 1] = {
+      Describe<typename Plain<P>::Type>::value...};
   template <void (*kernel)(P...), int... I>
   static void call(void** args, Indices<I...>) {
     kernel(*static_cast<typename Plain<P>::Type*>(args[I])...);
@@ -96,10 +97,10 @@ Signature<P...> signature_of(void (*)(P...));
 struct Launch {
   unsigned grid[3], block[3];
   unsigned shared_bytes;
-  int order;           // 0 forward, 1 reversed, 2 shuffled by seed
+  int order;  // 0 forward, 1 reversed, 2 shuffled by seed
   uint64_t seed;
   void** args;
-  void* arena;         // arena_bytes() of zeroed pages
+  void* arena;  // arena_bytes() of zeroed pages
   uint64_t page_bytes;
   char* message;
   uint64_t message_bytes;
@@ -127,10 +128,14 @@ void arrange(T* order, unsigned count, int how, uint64_t& random) {
 struct Range {
   unsigned char *begin, *end;
 };
-// This library's thread-local segment: its __shared__ variables and nothing else.
+// This library's thread-local segment: its __shared__ variables and nothing else. Where it lies
+// around `shared` is looked up once; each host thread has a segment of its own.
 inline Range shared_segment() {
+  static size_t ahead = 0, bytes_of_segment = 0;
+  if (bytes_of_segment) return {shared - ahead, shared - ahead + bytes_of_segment};
   auto find = [](dl_phdr_info* info, size_t bytes, void* out) -> int {
-    if (bytes < offsetof(dl_phdr_info, dlpi_tls_data) + sizeof(void*) || !info->dlpi_tls_data) return 0;
+    if (bytes < offsetof(dl_phdr_info, dlpi_tls_data) + sizeof(void*) || !info->dlpi_tls_data)
+      return 0;
     auto* begin = static_cast<unsigned char*>(info->dlpi_tls_data);
     for (int i = 0; i < info->dlpi_phnum; ++i) {
       const auto& header = info->dlpi_phdr[i];
@@ -142,6 +147,7 @@ inline Range shared_segment() {
   };
   Range range = {nullptr, nullptr};
   dl_iterate_phdr(find, &range);
+  if (range.begin) ahead = shared - range.begin, bytes_of_segment = range.end - range.begin;
   return range;
 }
 
@@ -171,7 +177,8 @@ inline void prepare_threads(const Launch& launch) {
   block->num_warps = (block->num_threads + kWarpSize - 1) / kWarpSize;
   for (int i = 0; i < block->num_threads; ++i) {
     Thread& thread = block->threads[i];
-    thread.index = {unsigned(i) % size[0], unsigned(i) / size[0] % size[1], unsigned(i) / (size[0] * size[1])};
+    thread.index = {unsigned(i) % size[0], unsigned(i) / size[0] % size[1],
+                    unsigned(i) / (size[0] * size[1])};
     thread.lane = i % kWarpSize;
     thread.warp = i / kWarpSize;
   }
@@ -206,7 +213,8 @@ inline void run_block(const Launch& launch, uint64_t& random) {
 inline void initialise_arena(const Launch& launch) {
   block->initialised = true;
   block->page_bytes = launch.page_bytes;
-  const size_t head = (sizeof(Block) + launch.page_bytes - 1) / launch.page_bytes * launch.page_bytes;
+  const size_t head =
+      (sizeof(Block) + launch.page_bytes - 1) / launch.page_bytes * launch.page_bytes;
   block->stacks = static_cast<unsigned char*>(launch.arena) + head;
   for (int i = 0; i < kMaxThreads; ++i)  // an overflowing stack stops at once
     mprotect(block->stacks + i * kStackBytes, launch.page_bytes, PROT_NONE);
@@ -243,7 +251,8 @@ inline bool run(const Launch& launch, const KernelEntry& kernel) {
 #endif
   for (unsigned i = 0; i < num_blocks && !block->faulted; ++i) {
     const unsigned b = order ? order[i] : i;
-    block->index = {b % launch.grid[0], b / launch.grid[0] % launch.grid[1], b / (launch.grid[0] * launch.grid[1])};
+    block->index = {b % launch.grid[0], b / launch.grid[0] % launch.grid[1],
+                    b / (launch.grid[0] * launch.grid[1])};
 #ifdef __linux__
     poison_static_shared(segment);
 #endif
@@ -270,28 +279,27 @@ inline bool run(const Launch& launch, const KernelEntry& kernel) {
 
 }  // namespace cuda_on_cpu
 
-#define CUDA_ON_CPU_KERNEL(name, ...)                                                       \
-  {name, decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kCount,                         \
-   decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kParameters,                          \
+#define CUDA_ON_CPU_KERNEL(name, ...)                               \
+  {name, decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kCount, \
+   decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kParameters,  \
    &decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::template entry<&__VA_ARGS__>}
 
-#define CUDA_ON_CPU_EXPORTS(table)                                                          \
-  extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_num_kernels() {         \
-    return sizeof(table) / sizeof(table[0]);                                                \
-  }                                                                                         \
-  extern "C" __attribute__((visibility("default"))) const cuda_on_cpu::KernelEntry*         \
-  cuda_on_cpu_kernels() {                                                                   \
-    return table;                                                                           \
-  }                                                                                         \
-  extern "C" __attribute__((visibility("default"))) uint64_t cuda_on_cpu_arena_bytes() {    \
-    return sizeof(cuda_on_cpu::Block) + 65536 +                                             \
-           cuda_on_cpu::kMaxThreads * cuda_on_cpu::kStackBytes;                             \
-  }                                                                                         \
-  extern "C" __attribute__((visibility("default"))) uint64_t                                \
-  cuda_on_cpu_static_shared_bytes() {                                                       \
-    return cuda_on_cpu::static_shared_bytes();                                              \
-  }                                                                                         \
-  extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_launch(                 \
-      const cuda_on_cpu::Launch* launch, int kernel) {                                      \
-    return cuda_on_cpu::run(*launch, table[kernel]);                                        \
+#define CUDA_ON_CPU_EXPORTS(table)                                                               \
+  extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_num_kernels() {              \
+    return sizeof(table) / sizeof(table[0]);                                                     \
+  }                                                                                              \
+  extern "C" __attribute__((visibility("default"))) const cuda_on_cpu::KernelEntry*              \
+  cuda_on_cpu_kernels() {                                                                        \
+    return table;                                                                                \
+  }                                                                                              \
+  extern "C" __attribute__((visibility("default"))) uint64_t cuda_on_cpu_arena_bytes() {         \
+    return sizeof(cuda_on_cpu::Block) + 65536 +                                                  \
+           cuda_on_cpu::kMaxThreads * cuda_on_cpu::kStackBytes;                                  \
+  }                                                                                              \
+  extern "C" __attribute__((visibility("default"))) uint64_t cuda_on_cpu_static_shared_bytes() { \
+    return cuda_on_cpu::static_shared_bytes();                                                   \
+  }                                                                                              \
+  extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_launch(                      \
+      const cuda_on_cpu::Launch* launch, int kernel) {                                           \
+    return cuda_on_cpu::run(*launch, table[kernel]);                                             \
   }

@@ -77,8 +77,8 @@ inline bool isinf(double x) { return __builtin_isinf(x); }
 inline bool isfinite(float x) { return __builtin_isfinite(x); }
 inline bool isfinite(double x) { return __builtin_isfinite(x); }
 
-#define CUDA_ON_CPU_MIN_MAX(T)                            \
-  inline T min(T a, T b) { return b < a ? b : a; }        \
+#define CUDA_ON_CPU_MIN_MAX(T)                     \
+  inline T min(T a, T b) { return b < a ? b : a; } \
   inline T max(T a, T b) { return a < b ? b : a; }
 CUDA_ON_CPU_MIN_MAX(int)
 CUDA_ON_CPU_MIN_MAX(unsigned)
@@ -128,7 +128,10 @@ inline void sincospif(float x, float* sine, float* cosine) {
   const double twice = reduced * 2.0;
   const bool exact = twice == rint(twice);
   const int quarter = exact ? int(twice) & 3 : 0;
-  *sine = exact ? (quarter == 1 ? 1.0f : quarter == 3 ? -1.0f : copysignf(0.0f, x)) : float(sin(angle));
+  *sine = exact ? (quarter == 1   ? 1.0f
+                   : quarter == 3 ? -1.0f
+                                  : copysignf(0.0f, x))
+                : float(sin(angle));
   *cosine = exact ? (quarter == 0 ? 1.0f : quarter == 2 ? -1.0f : 0.0f) : float(cos(angle));
 }
 inline float sinpif(float x) {
@@ -155,7 +158,7 @@ To saturate_to(double whole) {
 }
 }  // namespace cuda_on_cpu
 
-#define CUDA_ON_CPU_CONVERT(T, name)                                                            \
+#define CUDA_ON_CPU_CONVERT(T, name)                                                              \
   inline T __float2##name##_rn(float x) { return cuda_on_cpu::saturate_to<T>(rint(double(x))); }  \
   inline T __float2##name##_rz(float x) { return cuda_on_cpu::saturate_to<T>(trunc(double(x))); } \
   inline T __float2##name##_rd(float x) { return cuda_on_cpu::saturate_to<T>(floor(double(x))); } \

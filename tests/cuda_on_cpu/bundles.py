@@ -1,0 +1,40 @@
+"""Which kernels are compiled together: the shim and linking cost more than most kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llama_cu.ops.cuda_kernels import KERNEL_DIR, TEMPLATES, Specialisation
+from tests.cuda_on_cpu.build import has_dynamic_shared
+from tests.cuda_on_cpu.library import LaunchError
+
+
+def bundle(wanted: Specialisation, kernel_dir: Path) -> list[str]:
+    """The expressions to build into one library with the wanted kernel.
+
+    Of our own kernels: all that the table has of the file for every element type, or, where the
+    head size is an argument, those of one head size and element type. LaunchError for a kernel
+    that the table lacks, because then nothing compiles it for a GPU. A file with dynamic shared
+    memory is built kernel by kernel, so that its static shared memory is known.
+    """
+    if kernel_dir != KERNEL_DIR:
+        return [wanted.expression]
+    rows = [t for t in TEMPLATES if t.file == wanted.file]
+    own = [t for t in rows if t.name == wanted.name and t.covers(wanted.template_args)]
+    if not own:
+        raise LaunchError(
+            f"{wanted.file}.cu: {wanted.expression} is in no row of cuda_kernels.TEMPLATES, "
+            "so no test compiles it for a GPU"
+        )
+    if has_dynamic_shared(kernel_dir / f"{wanted.file}.cu"):
+        return [wanted.expression]
+    if "HEAD_DIM" not in own[0].choices:
+        together = [s for t in rows if "HEAD_DIM" not in t.choices for s in t.specialisations()]
+        return [s.expression for s in together]
+    head_dim = int(wanted.template_args[own[0].choices.index("HEAD_DIM")])
+    same = [s for s in own[0].specialisations((head_dim,)) if _type(s) == _type(wanted)]
+    return [s.expression for s in same]
+
+
+def _type(specialisation: Specialisation) -> str | int:
+    return specialisation.template_args[0]

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llama_cu.batch import Batch
+from llama_cu.ops.cuda_attention import unfused_attention
+from tests import reference
+from tests.backends import (
+    BACKENDS,
+    DEVICE_BACKENDS,
+    assert_close,
+    got,
+    make_ops,
+    normal,
+    put,
+    put_as,
+)
+
+# (head_dim, query heads, KV heads): groups of 1, 3, 8, 32 and in between. The first three in
+# every dtype; the rest in float32 alone, as they differ in nothing but template arguments.
+HEADS = [(64, 6, 2), (128, 8, 1), (80, 32, 1)]
+MORE_HEADS = [(8, 2, 2), (16, 4, 2), (32, 3, 1), (96, 4, 4), (256, 11, 1)]
+
+FLOAT32_BACKENDS = [backend for backend in BACKENDS if backend.id.endswith("-float32")]
+
+# Decode across the borders of tiles of 32 and partitions of 256; prefill whole and in part.
+DECODES = ((1, 1), (1, 2), (1, 31), (1, 32), (1, 33), (1, 255), (1, 256), (1, 257), (1, 700))
+PREFILLS = ((2, 2), (3, 300), (33, 33), (40, 77))
+MIXED = (PREFILLS[0], DECODES[0], PREFILLS[2], DECODES[7], DECODES[5], PREFILLS[1])
+
+
+@pytest.fixture(params=BACKENDS)
+def ops(request):
+    return make_ops(request.param)
+
+
+@pytest.fixture(params=DEVICE_BACKENDS)
+def device_ops(request):
+    return make_ops(request.param)
+
+
+class Problem:
+    """A ragged batch of (query length, context length), its cache scattered over the blocks."""
+
+    def __init__(self, ops, lens, heads, *, block_size=16, seed=3):
+        rng = np.random.default_rng(seed)
+        self.ops = ops
+        self.head_dim, self.num_heads, num_kv_heads = heads
+        self.query_lens = tuple(query_len for query_len, _ in lens)
+        self.context_lens = tuple(context_len for _, context_len in lens)
+        counts = [-(-context_len // block_size) for context_len in self.context_lens]
+        order = rng.permutation(sum(counts) + 3).tolist()
+        self.tables = tuple(tuple(order.pop() for _ in range(count)) for count in counts)
+        shape = (sum(counts) + 3, block_size, num_kv_heads, self.head_dim)
+        self.k_cache, self.v_cache = normal(ops, rng, *shape), normal(ops, rng, *shape)
+        num_tokens = sum(self.query_lens)
+        self.qkv = normal(ops, rng, num_tokens, self.num_heads + 2 * num_kv_heads, self.head_dim)
+        self.scale = self.head_dim**-0.5
+
+    def only(self, seq: int, first: int = 0, end: int | None = None) -> Problem:
+        """The same, with queries first to end - 1 of one sequence alone."""
+        part = object.__new__(Problem)
+        part.__dict__.update(self.__dict__)
+        start = sum(self.query_lens[:seq])
+        end = self.query_lens[seq] if end is None else end
+        part.qkv = self.qkv[start + first : start + end]
+        part.query_lens = (end - first,)
+        part.context_lens = (self.context_lens[seq] - self.query_lens[seq] + end,)
+        part.tables = (self.tables[seq],)
+        return part
+
+    def batch(self) -> Batch:
+        tables = np.zeros((len(self.tables), max(map(len, self.tables))), np.int32)
+        for row, table in zip(tables, self.tables, strict=True):
+            row[: len(table)] = table
+        unused = put_as(self.ops, np.zeros(sum(self.query_lens)))
+        return Batch(
+            token_ids=unused,
+            positions=unused,
+            rope_rows=unused,
+            slot_mapping=unused,
+            cu_seqlens_q=put_as(self.ops, np.cumsum((0, *self.query_lens))),
+            context_lens=put_as(self.ops, self.context_lens),
+            block_tables=put_as(self.ops, tables),
+            logit_rows=unused,
+            query_lens=self.query_lens,
+            host_context_lens=self.context_lens,
+            host_block_tables=self.tables,
+        )
+
+    def arrays(self) -> tuple:
+        q = put(self.ops, self.qkv)[:, : self.num_heads]
+        return q, put(self.ops, self.k_cache), put(self.ops, self.v_cache)
+
+    def result(self, window=None):
+        return self.ops.attention(*self.arrays(), self.batch(), self.scale, window)
+
+    def unfused_result(self, window=None):
+        q, k_cache, v_cache = self.arrays()
+        rest = {"batch": self.batch(), "scale": self.scale, "window": window}
+        return unfused_attention(self.ops, q, k_cache=k_cache, v_cache=v_cache, **rest)
+
+    def want(self, window=None):
+        return reference.attention(
+            self.qkv[:, : self.num_heads],
+            self.k_cache,
+            self.v_cache,
+            self.query_lens,
+            self.context_lens,
+            self.tables,
+            scale=self.scale,
+            window=window,
+        )
+
+
+@pytest.mark.parametrize("window", [None, 1, 20, 300])
+@pytest.mark.parametrize("lens", [DECODES, PREFILLS, MIXED], ids=["decode", "prefill", "mixed"])
+def test_attention_of_a_ragged_batch(ops, lens, window):
+    problem = Problem(ops, lens, HEADS[0])
+    assert_close(ops, problem.result(window), problem.want(window))
+
+
+@pytest.mark.parametrize("heads", HEADS[1:], ids=str)
+@pytest.mark.parametrize("window", [None, 100])
+def test_attention_of_groups_of_heads(ops, heads, window):
+    problem = Problem(ops, MIXED, heads)
+    assert_close(ops, problem.result(window), problem.want(window))
+
+
+@pytest.mark.parametrize("heads", MORE_HEADS, ids=str)
+@pytest.mark.parametrize("backend", FLOAT32_BACKENDS)
+def test_attention_of_other_head_sizes(backend, heads):
+    ops = make_ops(backend)
+    problem = Problem(ops, MIXED, heads)
+    assert_close(ops, problem.result(100), problem.want(100))
+
+
+@pytest.mark.parametrize("block_size", [1, 5, 64])
+def test_attention_over_blocks_of_any_size(ops, block_size):
+    problem = Problem(ops, MIXED, HEADS[0], block_size=block_size)
+    assert_close(ops, problem.result(), problem.want())
+
+
+@pytest.mark.parametrize("head_dim", [20, 100])
+def test_attention_of_a_head_size_without_a_kernel_of_its_own(ops, head_dim):
+    problem = Problem(ops, MIXED, (head_dim, 6, 2))
+    assert_close(ops, problem.result(20), problem.want(20))
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_the_unfused_path_computes_the_same(device_ops, window):
+    problem = Problem(device_ops, MIXED, HEADS[0])
+    assert_close(device_ops, problem.unfused_result(window), problem.want(window))
+
+
+def test_the_unfused_path_bounds_its_memory_by_tiles_of_queries(device_ops, monkeypatch):
+    problem = Problem(device_ops, PREFILLS, HEADS[0])
+    monkeypatch.setattr("llama_cu.ops.cuda_attention._MAX_SCORES", 7 * 77 * 6)
+    assert_close(device_ops, problem.unfused_result(30), problem.want(30))
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_neighbours_in_the_batch_change_no_bit(device_ops, window):
+    problem = Problem(device_ops, (*MIXED, *DECODES, *PREFILLS), HEADS[0])
+    together = got(device_ops, problem.result(window))
+    start = 0
+    for seq, query_len in enumerate(problem.query_lens):
+        alone = got(device_ops, problem.only(seq).result(window))
+        np.testing.assert_array_equal(alone, together[start : start + query_len])
+        start += query_len
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_chunks_of_a_prefill_change_no_bit(device_ops, window):
+    problem = Problem(device_ops, ((90, 130),), HEADS[0])
+    whole = got(device_ops, problem.result(window))
+    for first, end in ((0, 7), (7, 50), (50, 90)):
+        part = got(device_ops, problem.only(0, first, end).result(window))
+        np.testing.assert_array_equal(part, whole[first:end])
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_what_no_query_sees_is_never_looked_at(device_ops, window):
+    problem = Problem(device_ops, MIXED, HEADS[0])
+    want = problem.want(window)
+    seen = np.zeros(problem.k_cache.shape[:2], bool)
+    for i, table in enumerate(problem.tables):
+        first = problem.context_lens[i] - problem.query_lens[i] + 1 - (window or 1000)
+        for position in range(max(0, first), problem.context_lens[i]):
+            seen[table[position // 16], position % 16] = True
+    problem.k_cache[~seen] = problem.v_cache[~seen] = np.nan
+    assert_close(device_ops, problem.result(window), want)
+
+
+def test_a_batch_that_does_not_fit_is_refused(device_ops):
+    problem = Problem(device_ops, MIXED, HEADS[0])
+    q, k_cache, v_cache = problem.arrays()
+    batch = problem.batch()
+    with pytest.raises(ValueError, match="attention: 5 query heads for 2 KV heads"):
+        device_ops.attention(q[:, :5], k_cache, v_cache, batch, 1.0, None)
+    with pytest.raises(ValueError, match=r"attention: \d+ queries, the batch has \d+"):
+        device_ops.attention(q[1:], k_cache, v_cache, batch, 1.0, None)
+    with pytest.raises(ValueError, match="attention: window must be at least 1, got 0"):
+        device_ops.attention(q, k_cache, v_cache, batch, 1.0, 0)
+    long = Problem(device_ops, ((1, 700),), HEADS[0])
+    batch = replace(long.batch(), block_tables=put_as(device_ops, np.zeros((1, 3))))
+    with pytest.raises(ValueError, match="attention: context 700 exceeds the block table"):
+        device_ops.attention(*long.arrays(), batch, 1.0, None)
