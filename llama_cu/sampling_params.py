@@ -11,12 +11,15 @@ from typing import Any
 MAX_LOGPROBS = 64
 MAX_SEED = 2**64 - 1
 
+# Below this, logits over temperature could leave float32; the draw is greedy by then anyway.
+_GREEDY_BELOW = 1e-5
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """Names and meanings follow vLLM. Wrong values are a ValueError with name, rule and value.
 
-    temperature 0 is greedy. top_k 0 (or -1), top_p 1 and min_p 0 keep every token; they apply in
+    temperature 0 (below 1e-5, as in vLLM) is greedy. top_k 0 (or -1), top_p 1 and min_p 0 keep every token; they apply in
     this order, after the penalties and the temperature. repetition_penalty looks at prompt and
     answer, presence and frequency at the answer alone. max_tokens None means until the context
     is full. The answer ends at an EOS token (unless ignore_eos), a stop token, or a stop string,
@@ -66,6 +69,11 @@ class SamplingParams:
         object.__setattr__(self, "stop", _stop_strings(self.stop))
         object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether each token is the most likely one."""
+        return self.temperature < _GREEDY_BELOW
 
     @property
     def edits_logits(self) -> bool:

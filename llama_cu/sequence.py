@@ -122,6 +122,7 @@ class Sequence:
 
 def _sampling_words(params: SamplingParams, seed: int) -> tuple[int, ...]:
     """temperature, top_p and min_p as float32, top_k, and the seed's halves: six words."""
+    temperature = 0.0 if params.greedy else params.temperature
     top_k = min(max(0, params.top_k), 2**31 - 1)
-    packed = struct.pack("<fffiQ", params.temperature, params.top_p, params.min_p, top_k, seed)
+    packed = struct.pack("<fffiQ", temperature, params.top_p, params.min_p, top_k, seed)
     return struct.unpack("<6i", packed)

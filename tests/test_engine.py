@@ -114,6 +114,18 @@ def test_an_abort_frees_the_blocks_and_leaves_the_others_alone():
     assert engine.scheduler.allocator.num_free == engine.cache.num_blocks
 
 
+def test_a_vanishing_temperature_is_greedy_beside_drawn_rows_too():
+    cold = make_sequence(PROMPTS[1], SamplingParams(temperature=1e-38, max_tokens=8))
+    warm = make_sequence(PROMPTS[2], SamplingParams(temperature=1.0, max_tokens=8))
+    engine = make_engine()
+    engine.submit(cold)
+    engine.submit(warm)
+    while engine.has_work:
+        engine.step()
+    greedy = SamplingParams(temperature=0, max_tokens=8)
+    assert cold.answer_ids == run(make_engine(), [PROMPTS[1]], greedy)[0]
+
+
 def test_eos_ends_an_answer_unless_ignored_or_too_early():
     engine = make_engine()
     forced = {0: 100.0}

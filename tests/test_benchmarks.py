@@ -1,0 +1,128 @@
+"""The benchmarks run and add up; what they measure is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+
+import numpy as np
+import pytest
+
+from benchmarks import cpu_vs_gpu, peers
+from benchmarks.measure import measure
+from benchmarks.report import describe_run, durations, rates, ratios, table, write_json
+from tests.checkpoints import random_checkpoint
+
+SIZES = {"prefill_tokens": 24, "decode_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("bench") / "tiny")
+
+
+class SteadyEngine:
+    """Takes 0.5 s to the first token and 0.25 s for each further one, by its own account."""
+
+    def __init__(self):
+        self.prompts = []
+
+    def generate(self, prompts, num_tokens):
+        self.prompts.append(prompts)
+        ids = count(100)
+        return {
+            "first_token_s": 0.5,
+            "total_s": 0.5 + 0.25 * (num_tokens - 1),
+            "token_ids": [[next(ids) for _ in range(num_tokens)] for _ in prompts],
+        }
+
+
+def test_rates_give_median_best_and_samples():
+    found = rates([8, 8, 9], [2.0, 4.0, 1.0])
+
+    assert found == {"unit": "tok/s", "median": 4.0, "best": 9.0, "samples": [4.0, 2.0, 9.0]}
+
+
+def test_the_best_duration_is_the_shortest():
+    found = durations([0.3, 0.1, 0.25])
+
+    assert (found["median"], found["best"], found["unit"]) == (0.25, 0.1, "s")
+
+
+def test_ratios_compare_medians_with_medians_and_bests_with_bests():
+    results = {"ours": rates([10, 30], [1.0, 1.0]), "other": rates([5, 5], [1.0, 2.0])}
+
+    assert ratios(results, of="ours") == {"ours / other": {"median": 5.333, "best": 6.0}}
+    assert ratios(results, of="absent") == {}
+
+
+def test_a_table_has_a_line_for_every_engine():
+    text = table({"decode 8": {"ours": rates([10], [2.0]), "other": rates([10], [4.0])}})
+
+    assert [line.split()[-4:] for line in text.splitlines()[1:]] == [
+        ["ours", "5", "5", "tok/s"],
+        ["other", "2.5", "2.5", "tok/s"],
+    ]
+
+
+def test_decode_counts_the_tokens_after_the_first_and_prefill_the_prompt():
+    engine = SteadyEngine()
+
+    found = measure({"ours": engine}, vocab_size=50, repeats=2, batched=["ours"], **SIZES)
+
+    medians = {kind: engines["ours"]["median"] for kind, engines in found["results"].items()}
+    assert medians == {"prefill 24": 48.0, "decode 8": 4.0, "decode 8 x 8": 32.0}
+
+
+def test_every_round_has_new_prompts_and_all_engines_get_the_same():
+    one, other = SteadyEngine(), SteadyEngine()
+
+    found = measure({"one": one, "other": other}, vocab_size=50, repeats=2, **SIZES)
+
+    assert one.prompts == other.prompts
+    assert len({tuple(prompts[0]) for prompts in one.prompts}) == 2 * (2 + 1)
+    assert all(0 <= token < 50 for prompts in one.prompts for token in prompts[0])
+    assert found["agreeing_tokens"] == {"one": 9, "other": 9}
+
+
+def test_a_run_names_machine_versions_and_commit():
+    run = describe_run()
+
+    assert {"machine", "commit", "command", "date"} <= run.keys()
+    assert run["machine"]["packages"]["numpy"] == np.__version__
+    assert run["machine"]["cores"] >= 1
+
+
+def test_cpu_vs_gpu_reports_numpy_and_says_why_there_is_no_cuda(model, tmp_path):
+    report = cpu_vs_gpu.compare(model, threads=1, repeats=1, **SIZES)
+    write_json(tmp_path / "report.json", report)
+
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["results"].keys() == {"prefill 24", "decode 8", "decode 8 x 8"}
+    for engines in kept["results"].values():
+        assert engines.keys() | kept["could_not_run"].keys() == {"numpy", "cuda"}
+        assert engines["numpy"]["median"] > 0
+    assert all(kept["could_not_run"].values())
+
+
+def test_peers_do_the_same_work_and_absent_ones_are_named(model):
+    report = peers.compare(model, None, threads=1, repeats=1, **SIZES)
+
+    ran, absent = report["engines"].keys(), report["could_not_run"].keys()
+    assert ran | absent == {"numpy", "bare NumPy", "transformers", "llama.cpp"}
+    assert report["could_not_run"]["llama.cpp"] == "no --gguf was given"
+    assert {"numpy", "bare NumPy"} <= ran
+    # The first of the checkpoint's answers: nine tokens from every engine with its weights.
+    assert report["agreeing_tokens"] == dict.fromkeys(ran, 9)
+    assert report["ratios"]["decode 8"].keys() == {f"numpy / {n}" for n in ran if n != "numpy"}
+    assert report["results"]["story model, decode"]["numpy"]["median"] > 0
+    assert report["results"]["process start"]["llama-cu --help"]["unit"] == "s"
+
+
+def test_gguf_rows_of_q_and_k_are_put_back_in_order():
+    convert_gguf = pytest.importorskip("benchmarks.convert_gguf")
+    rows = np.arange(12)[:, None] * np.ones((1, 3), np.float32)
+
+    unpermuted = convert_gguf.unpermute(rows, 2)
+
+    assert unpermuted[:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
