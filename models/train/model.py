@@ -1,0 +1,115 @@
+"""Llama in torch, for training only: RMSNorm, rotary positions, grouped queries, SwiGLU."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    vocab_size: int = 2048
+    hidden_size: int = 256
+    intermediate_size: int = 448
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 32
+    max_position_embeddings: int = 1024
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = dropout
+        hidden, width = config.hidden_size, config.intermediate_size
+        q_size = config.num_attention_heads * config.head_dim
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.input_layernorm = nn.Parameter(torch.ones(hidden))
+        self.post_attention_layernorm = nn.Parameter(torch.ones(hidden))
+        self.qkv_proj = nn.Linear(hidden, q_size + 2 * kv_size, bias=False)
+        self.o_proj = nn.Linear(q_size, hidden, bias=False)
+        self.gate_up_proj = nn.Linear(hidden, 2 * width, bias=False)
+        self.down_proj = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        eps, hidden = self.config.rms_norm_eps, (self.config.hidden_size,)
+        normed = F.rms_norm(x, hidden, self.input_layernorm, eps)
+        x = x + self._drop(self._attention(normed, cos, sin))
+        normed = F.rms_norm(x, hidden, self.post_attention_layernorm, eps)
+        gate, up = self.gate_up_proj(normed).chunk(2, dim=-1)
+        return x + self._drop(self.down_proj(F.silu(gate) * up))
+
+    def _attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        c = self.config
+        rows, length, _ = x.shape
+        num_kv = c.num_key_value_heads
+        heads = self.qkv_proj(x).view(rows, length, -1, c.head_dim).transpose(1, 2)
+        rotated = rotate(heads[:, :-num_kv], cos, sin)
+        q, k = rotated.split([c.num_attention_heads, num_kv], dim=1)
+        groups = c.num_attention_heads // num_kv
+        k = k.repeat_interleave(groups, dim=1)
+        v = heads[:, -num_kv:].repeat_interleave(groups, dim=1)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o_proj(mixed.transpose(1, 2).reshape(rows, length, -1))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Llama(nn.Module):
+    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = dropout
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config.num_hidden_layers))
+        self.norm = nn.Parameter(torch.ones(config.hidden_size))
+        positions = torch.arange(config.max_position_embeddings)
+        steps = torch.arange(0, config.head_dim, 2) / config.head_dim
+        angles = torch.outer(positions, config.rope_theta**-steps)
+        angles = torch.cat((angles, angles), dim=-1)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                std = 0.02 if "embed" in name else config.hidden_size**-0.5 / 2
+                scale = 0.3 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                nn.init.normal_(weight, std=std * scale)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Hidden states after the last norm: [rows, length, hidden_size]."""
+        length = token_ids.shape[1]
+        x = F.dropout(self.embed_tokens(token_ids), self.dropout, self.training)
+        for layer in self.layers:
+            x = layer(x, self.cos[:length], self.sin[:length])
+        return F.rms_norm(x, (self.config.hidden_size,), self.norm, self.config.rms_norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embed_tokens.weight)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding, first half of a head against second, as Llama has it."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def save_checkpoint(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save({"config": json.dumps(asdict(config)), "weights": weights}, partial)
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path, dropout: float = 0.0) -> Llama:
+    saved = torch.load(path, weights_only=True)
+    model = Llama(ModelConfig(**json.loads(saved["config"])), dropout)
+    model.load_state_dict(saved["weights"])
+    return model
