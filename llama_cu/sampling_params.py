@@ -19,12 +19,13 @@ _GREEDY_BELOW = 1e-5
 class SamplingParams:
     """Names and meanings follow vLLM. Wrong values are a ValueError with name, rule and value.
 
-    temperature 0 (below 1e-5, as in vLLM) is greedy. top_k 0 (or -1), top_p 1 and min_p 0 keep every token; they apply in
-    this order, after the penalties and the temperature. repetition_penalty looks at prompt and
-    answer, presence and frequency at the answer alone. max_tokens None means until the context
-    is full. The answer ends at an EOS token (unless ignore_eos), a stop token, or a stop string,
-    which is cut off; none of them before min_tokens. logprobs n returns the n most likely tokens
-    of each position and the chosen one. Without a seed, one is drawn.
+    temperature 0 (below 1e-5, as in vLLM) is greedy. top_k 0 (or -1), top_p 1 and min_p 0 keep
+    every token; they apply in this order, after the penalties and the temperature.
+    repetition_penalty looks at prompt and answer, presence and frequency at the answer alone.
+    max_tokens None means until the context is full. The answer ends at an EOS token (unless
+    ignore_eos), a stop token, or a stop string, which is cut off; none of them before min_tokens.
+    logprobs n returns the n most likely tokens of each position and the chosen one. Without a
+    seed, one is drawn.
     """
 
     temperature: float = 1.0

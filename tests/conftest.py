@@ -46,8 +46,9 @@ def program(program_environment: dict[str, str]) -> Program:
 @pytest.fixture(scope="session")
 def byte_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model whose tokens are the bytes of UTF-8. It never ends by itself."""
-    from checkpoints import SMALL_LLAMA, random_checkpoint
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from checkpoints import SMALL_LLAMA, random_checkpoint
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<s>", "<|im_start|>", "<|im_end|>"]

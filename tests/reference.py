@@ -44,6 +44,17 @@ def rope(x: Array, cos_sin: Array) -> Array:
     return np.concatenate((turned.real, turned.imag), axis=-1)
 
 
+def softmax(scores: Array, position: int, window: int | None) -> Array:
+    """Softmax of each query's visible scores, one query at a time; 0 for the others."""
+    out = np.zeros_like(scores)
+    for i in range(scores.shape[1]):
+        first = 0 if window is None else max(0, position + i - window + 1)
+        seen = slice(first, position + i + 1)
+        weights = np.exp(scores[:, i, seen])
+        out[:, i, seen] = weights / weights.sum(axis=-1, keepdims=True)
+    return out
+
+
 def attention(
     q: Array,
     k_cache: Array,

@@ -11,6 +11,7 @@ import pytest
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.cuda_kernels import (
     ARCHS,
+    HEAD_DIMS,
     KERNEL_DIR,
     TEMPLATES,
     Specialisation,
@@ -34,21 +35,28 @@ except BackendUnavailable as reason:
     pytest.skip(str(reason), allow_module_level=True)
 
 
-def wanted(file: str, arch: int) -> list[str]:
-    """The expressions of one file to compile for one architecture."""
-    return [
-        s.expression
-        for s in specialisations()
-        if s.file == file
-        and (s.head_dim is None or s.head_dim in COMMON_HEAD_DIMS or arch in THOROUGH_ARCHS)
-    ]
+def programs(arch: int) -> dict[str, tuple[str, list[str]]]:
+    """What is compiled together for one architecture: a file's kernels of one head size."""
+    together: dict[str, tuple[str, list[str]]] = {}
+    for s in specialisations(HEAD_DIMS if arch in THOROUGH_ARCHS else COMMON_HEAD_DIMS):
+        name = s.file if s.head_dim is None else f"{s.file}-{s.head_dim}"
+        together.setdefault(name, (s.file, []))[1].append(s.expression)
+    return together
 
 
-@pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: f"sm_{arch}")
-@pytest.mark.parametrize("file", FILES)
-def test_every_kernel_compiles_without_a_spill(file: str, arch: int) -> None:
-    compiled = compile_cubin(file, wanted(file, arch), arch=arch)
+@pytest.mark.parametrize(
+    ("arch", "program"),
+    [
+        pytest.param(arch, program, id=f"sm_{arch}-{name}")
+        for arch in ARCHS
+        for name, program in programs(arch).items()
+    ],
+)
+def test_every_kernel_compiles_without_a_spill(arch: int, program: tuple[str, list[str]]) -> None:
+    file, names = program
+    compiled = compile_cubin(file, names, arch=arch)
     assert compiled.cubin.startswith(b"\x7fELF")
+    assert set(compiled.resources) == set(names)
     spilling = {name: r.spill_bytes for name, r in compiled.resources.items() if r.spill_bytes}
     assert not spilling
     for name, resources in compiled.resources.items():
@@ -93,8 +101,7 @@ def attributes(cubin: bytes, attribute: int) -> Iterator[tuple[int, int]]:
 
 @pytest.mark.parametrize("arch", [75, 90, 120])
 def test_what_ptxas_says_stands_in_the_machine_code_too(arch: int) -> None:
-    names = wanted("rms_norm", arch)
-    compiled = compile_cubin("rms_norm", names, arch=arch)
+    compiled = compile_cubin(*programs(arch)["rms_norm"], arch=arch)
     registers = dict(attributes(compiled.cubin, EIATTR_REGCOUNT))
     frames = dict(attributes(compiled.cubin, EIATTR_FRAME_SIZE))  # of their subroutines too
     stacks = [frames[symbol] for symbol in registers]

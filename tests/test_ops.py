@@ -177,3 +177,16 @@ def test_a_wrong_argument_is_refused_by_name(device_ops):
         ops.linear(x, put(ops, np.ones((4, 8))))
     with pytest.raises(ValueError, match=r"store_kv: k .* and v .* differ"):
         ops.store_kv(heads[:, :1], heads[:, :2], x, x, rows)
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 300])
+@pytest.mark.parametrize(
+    ("num_queries", "position", "row_size"), [(1, 0, 4), (1, 299, 300), (5, 30, 40), (33, 0, 36)]
+)
+def test_softmax_is_causal_and_windowed(ops, num_queries, position, row_size, window):
+    rng = np.random.default_rng(9)
+    scores = (3 * rng.standard_normal((3, num_queries, row_size))).astype(np.float32)
+    result = ops.softmax(put_as(ops, scores, np.float32), position, window)
+    want = reference.softmax(scores.astype(np.float64), position, window)
+    assert_close(ops, result, want)
+    assert not got(ops, result)[want == 0].any()

@@ -52,6 +52,8 @@ class Chat:
         self._model = model
         self._last: Output | None = None
         self._retries = 0
+        self._ended = self._failed = False
+        self._ctrl_c = CtrlC()
         self._commands = {
             "help": lambda _: note(HELP),
             "system": self._system,
@@ -65,26 +67,33 @@ class Chat:
         }
 
     def run(self) -> int:
+        """Read and obey until the end; 1 when some line of a pipe could not be served."""
         if self._reader.person:
             note(f"{self._model} on {self._llm.device_name}; /help for commands")
-        failed = False
-        while True:
+        while not self._ended:
             try:
-                message = read_message(self._reader)
+                self._turn()
             except EOFError:
-                return int(failed and not self._reader.person)
+                break
             except KeyboardInterrupt:
                 if not self._reader.person:
                     raise
                 note("Ctrl-D or /quit ends the chat")
-                continue
-            if not message.quoted and message.text in ("/quit", "/exit", "quit", "exit"):
-                return int(failed and not self._reader.person)
-            try:
-                self._handle(message.text, is_command=not message.quoted)
             except (ValueError, LlamaCuError, OSError) as error:
-                failed = True
+                self._failed = True
                 note(f"error: {error}")
+        return int(self._failed and not self._reader.person)
+
+    def _turn(self) -> None:
+        """One message: an answer, a command, or the end."""
+        message = read_message(self._reader)
+        if not message.quoted and message.text in ("/quit", "/exit", "quit", "exit"):
+            self._ended = True
+            return
+        with CtrlC() as self._ctrl_c:
+            self._handle(message.text, is_command=not message.quoted)
+        if self._ctrl_c.pressed and not self._reader.person:
+            raise KeyboardInterrupt
 
     def _handle(self, text: str, *, is_command: bool) -> None:
         if not text:
@@ -106,18 +115,14 @@ class Chat:
             note(f"the context is full: the oldest {_turns(dropped)} dropped")
         stream = llm.chat_stream(session.messages(user), self._params())
         writer = TextWriter()
-        with stream, CtrlC() as ctrl_c:
-            for piece in stream:
+        with stream:
+            while not self._ctrl_c.pressed and (piece := next(stream, None)) is not None:
                 writer.write(piece)
-                if ctrl_c.pressed:
-                    break
         writer.end()
-        if ctrl_c.pressed and not self._reader.person:
-            raise KeyboardInterrupt
         self._last = output = stream.output
         if output.text:
             session.add(user, output.text)
-        self._tell_end(output, stopped=ctrl_c.pressed)
+        self._tell_end(output, stopped=self._ctrl_c.pressed)
         return bool(output.text)
 
     def _tell_end(self, output: Output, *, stopped: bool) -> None:

@@ -103,6 +103,13 @@ class Ops(Protocol):
         Query head h reads KV head h // (num_heads / num_kv_heads).
         """
 
+    def softmax(self, scores: Array, position: int, window: int | None) -> Array:
+        """Causal softmax of scores [num_heads, num_queries, row_size] float32, of the same shape.
+
+        Query i stands at position + i and sees keys (position + i - window, position + i]; others
+        weigh 0. row_size is a multiple of 4 and above each position.
+        """
+
     def swiglu(self, gate_up: Array) -> Array:
         """silu(gate) * up: [num_tokens, size] from [num_tokens, 2 * size], gate first."""
 

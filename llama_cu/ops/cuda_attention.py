@@ -98,6 +98,21 @@ def _launch_decode(
         merge((num_heads, num_seqs), (whole_warps(head_dim),), (*args, *counts), 0)
 
 
+def masked_softmax(ops: CudaOps, scores: Array, *, position: int, window: int | None) -> Array:
+    """`Ops.softmax`; kernels/softmax.cu."""
+    num_heads, num_queries, row_size = scores.shape
+    check_array("softmax: scores", scores, shape=scores.shape, dtype=_FLOAT32)
+    fits = row_size % 4 == 0 and row_size >= position + num_queries
+    check(fits, "softmax: row of {} for queries up to {}", row_size, position + num_queries)
+    check(window is None or window > 0, "softmax: window must be at least 1, got {}", window)
+    out = ops.empty(scores.shape)
+    kernel = ops.device.kernel("softmax", "softmax", C_TYPES[ops.dtype.name])
+    sizes = (np.int32(num_queries), np.int32(row_size), np.int32(position))
+    limit = _NO_WINDOW if window is None else np.int32(window)
+    kernel((num_heads * num_queries,), (256,), (scores, out, *sizes, limit), 0)
+    return out
+
+
 def unfused_attention(
     ops: CudaOps,
     q: Array,
@@ -162,14 +177,12 @@ def _attend(
     row_size = ceil_div(num_keys, 8) * 8  # whole vectors in every dtype
     shape = (group, num_kv_heads, num_queries, row_size)
     scores = ops.device.empty(shape, _FLOAT32)
-    weights = ops.empty(shape)
     for member in range(group):
         q_heads = q[:, member::group].transpose(1, 0, 2)
         ops.device.gemm(q_heads, k, scores[member][..., :num_keys], alpha=scale)
-    kernel = ops.device.kernel("softmax", "softmax", C_TYPES[ops.dtype.name])
-    sizes = (np.int32(num_queries), np.int32(row_size), np.int32(position))
-    limit = _NO_WINDOW if window is None else np.int32(window)
-    kernel((num_heads * num_queries,), (256,), (scores, weights, *sizes, limit), 0)
+    # Key positions behind the last are hidden from all: what pads a row is never read.
+    weights = ops.softmax(scores.reshape(num_heads, num_queries, row_size), position, window)
+    weights = weights.reshape(shape)
     for member in range(group):
         target = out[:, member::group].transpose(1, 0, 2)
         ops.device.gemm(weights[member][..., :num_keys], v, target, transpose_b=False)

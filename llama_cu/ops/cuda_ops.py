@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 
 from llama_cu.batch import Batch, LogitEdits, SamplingRows
-from llama_cu.ops.cuda_attention import MAX_FUSED_HEAD_DIM, fused_attention, unfused_attention
+from llama_cu.ops.cuda_attention import (
+    MAX_FUSED_HEAD_DIM,
+    fused_attention,
+    masked_softmax,
+    unfused_attention,
+)
 from llama_cu.ops.cuda_kernels import C_TYPES
 from llama_cu.ops.cuda_launch import (
     ceil_div,
@@ -163,6 +168,9 @@ class CudaOps:
         attend = fused_attention if fused else unfused_attention
         caches = {"k_cache": k_cache, "v_cache": v_cache}
         return attend(self, q, **caches, batch=batch, scale=scale, window=window)
+
+    def softmax(self, scores: Array, position: int, window: int | None) -> Array:
+        return masked_softmax(self, scores, position=position, window=window)
 
     def swiglu(self, gate_up: Array) -> Array:
         num_tokens, size = gate_up.shape[0], gate_up.shape[1] // 2

@@ -25,7 +25,6 @@ Array = Any
 
 _OLDEST_CUPY = (14, 2)
 _REMEDY = "pip install 'llama-cu[cuda12]' (or [cuda13])"
-_FREE_SHARED_BYTES = 48 * 1024  # beyond this a kernel must opt in
 # cublasMath_t: float32 sums everywhere, never a half-precision partial; no TF32.
 _DISALLOW_REDUCED_PRECISION_REDUCTION = 16
 
@@ -132,7 +131,7 @@ class CupyDevice:
             specialisation, arch=self.arch, cache_dir=self._cache_dir, on_compile=self._on_compile
         )
         raw = self._cupy.RawModule(path=str(path)).get_function(lowered_name)
-        allowed_shared_bytes = _FREE_SHARED_BYTES
+        allowed_shared_bytes = 0
 
         def launch(
             grid: tuple[int, ...],
@@ -141,7 +140,7 @@ class CupyDevice:
             shared_bytes: int = 0,
         ) -> None:
             nonlocal allowed_shared_bytes
-            if shared_bytes > allowed_shared_bytes:
+            if shared_bytes > allowed_shared_bytes:  # static and dynamic over 48 KiB need it
                 raw.max_dynamic_shared_size_bytes = shared_bytes
                 allowed_shared_bytes = shared_bytes
             raw(grid, block, args, shared_mem=shared_bytes)
