@@ -1,4 +1,4 @@
-"""What every benchmark writes down: the machine, the samples, their medians. No engine is known here."""
+"""What every benchmark writes down: machine, samples, medians. Knows no engine."""
 
 from __future__ import annotations
 

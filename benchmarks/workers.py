@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -26,11 +25,11 @@ class Engine(Protocol):
 
 
 class LlamaCu:
-    def __init__(self, model: str, *, device: str, max_len: int) -> None:
+    def __init__(self, model: str, *, device: str) -> None:
         from llama_cu.llm import LLM
         from llama_cu.sampling_params import SamplingParams
 
-        self.llm = LLM(model, device=device, max_model_len=None, max_num_seqs=64)
+        self.llm = LLM(model, device=device)
         self.params = SamplingParams
         self.note = f"{self.llm.device_name}, {self.llm.dtype}"
 
@@ -135,8 +134,7 @@ def _timed(first_token_s: float, total_s: float, token_ids: list[int]) -> dict[s
 def open_engine(name: str, model: str, *, threads: int, max_len: int) -> Any:
     """The engine of this name; `model` is a folder, for llama.cpp a GGUF file."""
     if name in ("numpy", "cuda"):
-        device = "cpu" if name == "numpy" else "cuda"
-        return LlamaCu(model, device=device, max_len=max_len)
+        return LlamaCu(model, device="cpu" if name == "numpy" else "cuda")
     if name == "bare NumPy":
         return BareNumpy(model, max_len=max_len)
     if name == "transformers":
@@ -151,7 +149,6 @@ class Worker:
 
     def __init__(self, name: str, model: Path, *, threads: int, max_len: int = 1024) -> None:
         counts = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-        self._log = TemporaryFile("w+")
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -163,11 +160,10 @@ class Worker:
                 str(max_len),
             ],
             cwd=_ROOT,
-            env={**os.environ, **counts},
+            env={**os.environ, **counts, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log,
         )
         self.note: str = self._answer()["note"]
 
@@ -185,9 +181,7 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             self.close()
-            self._log.seek(0)
-            last = (self._log.read().strip().splitlines() or ["no message"])[-1]
-            raise RuntimeError(f"exit code {self._process.returncode}: {last}")
+            raise RuntimeError(f"its process ended with exit code {self._process.returncode}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             self.close()

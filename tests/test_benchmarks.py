@@ -8,9 +8,11 @@ from itertools import count
 import numpy as np
 import pytest
 
-from benchmarks import cpu_vs_gpu, peers
+from benchmarks import cpu_vs_gpu, kernels, peers
 from benchmarks.measure import measure
 from benchmarks.report import describe_run, durations, rates, ratios, table, write_json
+from llama_cu.checkpoint.config import load_config
+from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from tests.checkpoints import random_checkpoint
 
 SIZES = {"prefill_tokens": 24, "decode_tokens": 8}
@@ -117,6 +119,28 @@ def test_peers_do_the_same_work_and_absent_ones_are_named(model):
     assert report["ratios"]["decode 8"].keys() == {f"numpy / {n}" for n in ran if n != "numpy"}
     assert report["results"]["story model, decode"]["numpy"]["median"] > 0
     assert report["results"]["process start"]["llama-cu --help"]["unit"] == "s"
+
+
+def test_every_op_is_timed_for_decode_and_prefill(model):
+    ops, config = NumpyOps(DTYPES["float32"]), load_config(model)
+
+    report = kernels.time_ops(ops, config, context=24, repeats=1, cache_bytes=1 << 16)
+
+    decode, prefill = report["steps"]["decode"], report["steps"]["prefill"]
+    assert decode.keys() == prefill.keys() >= {"attention", "qkv_proj", "logits", "sample top-p"}
+    assert all(row["us"] > 0 for row in (*decode.values(), *prefill.values()))
+
+
+def test_a_products_bytes_and_flops_are_those_of_its_shapes(model):
+    ops, config = NumpyOps(DTYPES["float32"]), load_config(model)
+    problem = kernels.Problem(ops, config, num_tokens=3, context=24, cache_bytes=1 << 16)
+
+    cases = {case.name: case for case in problem.cases()}
+
+    assert cases["down_proj"].flops == 2 * 3 * 64 * 96
+    assert cases["down_proj"].num_bytes == 4 * (64 * 96 + 3 * (64 + 96))
+    # Queries at positions 21, 22, 23 see 22 + 23 + 24 keys, in 64 channels, twice.
+    assert cases["attention"].flops == 4 * 64 * (22 + 23 + 24)
 
 
 def test_gguf_rows_of_q_and_k_are_put_back_in_order():

@@ -144,11 +144,7 @@ def compile_options(arch: int) -> tuple[str, ...]:
     CuPy's own compiler would add -ftz=true, which flushes subnormals; here they are kept.
     """
     includes = (str(KERNEL_DIR), *_runtime_headers())
-    return (*_language_options(arch), *(f"-I{folder}" for folder in includes))
-
-
-def _language_options(arch: int) -> tuple[str, ...]:
-    return "-std=c++17", f"-arch=sm_{arch}"
+    return ("-std=c++17", f"-arch=sm_{arch}", *(f"-I{folder}" for folder in includes))
 
 
 @dataclass(frozen=True)
@@ -226,7 +222,7 @@ def cached_cubin(
     compile_cubin, and BackendUnavailable when the folder cannot be written.
     """
     source, name = source_path(specialisation.file), specialisation.expression
-    key = [name, *_language_options(arch), str(load_nvrtc().getVersion())]
+    key = [name, *compile_options(arch)[:2], str(load_nvrtc().getVersion())]
     key.append(headers_hash(KERNEL_DIR))
     key.append(source.read_text())
     digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:24]
@@ -274,8 +270,7 @@ def _toolkit_headers() -> Path | None:
         from cuda.pathfinder import find_nvidia_header_directory
     except ImportError:
         return None
-    found = find_nvidia_header_directory("cudart")
-    return Path(found) if found else None
+    return Path(found) if (found := find_nvidia_header_directory("cudart")) else None
 
 
 _FUNCTION = re.compile(

@@ -29,7 +29,7 @@ _KIND_NAMES = {
 
 
 def dtype_kind(dtype: np.dtype[Any]) -> str:
-    """The kind letter of a NumPy dtype, as shim/launch.h names C types."""
+    """The kind letter of a NumPy dtype, as shim/signature.h names C types."""
     if dtype == ml_dtypes.bfloat16:
         return "n"
     return "h" if dtype == np.float16 else dtype.kind

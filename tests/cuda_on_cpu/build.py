@@ -39,8 +39,10 @@ _FLAGS = (
     "-Wno-pointer-arith",
 )
 _GCC_FLAGS = ("-fno-gnu-unique", "-fno-extern-tls-init", "-Wno-unused-function")
-# zig turns traps for undefined behaviour on by itself; the sanitized build says what it wants.
-_CLANG_FLAGS = ("-Wno-unused-function", "-Wno-unused-variable", "-fno-sanitize=undefined")
+_CLANG_FLAGS = ("-Wno-unused-function", "-Wno-unused-variable")
+# Where clang is zig's: it would check for undefined behaviour unasked, and compile its whole C++
+# library before the first kernel, which needs none of it.
+_CLANG_PLAIN_FLAGS = ("-fno-sanitize=undefined", "-nostdlib++")
 _SANITIZE_FLAGS = (
     "-O1",
     "-g1",
@@ -109,7 +111,9 @@ def compile_flags(*, sanitize: bool, arch: int) -> list[str]:
     flags = [*_FLAGS, *machine_flags(), f"-D__CUDA_ARCH__={arch}", f"-I{SHIM_DIR}"]
     flags += ["-include", str(SHIM_DIR / "cuda_shim.h")]
     flags += _GCC_FLAGS if compiler.is_gcc else _CLANG_FLAGS
-    return [*flags, *(_SANITIZE_FLAGS if sanitize else ("-O2",))]
+    if sanitize:
+        return [*flags, *_SANITIZE_FLAGS]
+    return [*flags, "-O2", *(() if compiler.is_gcc else _CLANG_PLAIN_FLAGS)]
 
 
 def has_dynamic_shared(source: Path) -> bool:

@@ -54,7 +54,7 @@ class _Launch(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel. Kinds are listed in shim/launch.h."""
+    """One parameter of a kernel. Kinds are listed in shim/signature.h."""
 
     num_bytes: int
     kind: str

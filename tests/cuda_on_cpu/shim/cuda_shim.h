@@ -4,7 +4,7 @@
 //   __shared__   is thread_local: static inside a function, and still allowed after `extern`, so
 //                `extern __shared__ __align__(16) unsigned char shared[];` names the array below.
 //                Dynamic shared memory therefore has one name and one type in all kernels.
-//   __syncthreads, warp primitives: block.h. A kernel is called once for each thread, on fibers.
+//   A kernel is called once for each thread, on fibers: block.h.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -42,8 +42,10 @@ constexpr size_t kSharedGuardBytes = 1024;
 thread_local unsigned char shared[cuda_on_cpu::kMaxSharedBytes + cuda_on_cpu::kSharedGuardBytes]
     __attribute__((aligned(128)));
 
-#include "block.h"
-#include "builtins.h"
+#include "warp.h"
+#include "bits.h"
+#include "atomics.h"
+#include "mathematics.h"
 #include "launch.h"
 
 #define __noinline__ __attribute__((noinline))  // last: the host's own headers use this word

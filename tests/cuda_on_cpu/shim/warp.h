@@ -1,9 +1,8 @@
-// CUDA's built-in functions: barriers, warp primitives, atomics, bit tricks, mathematics.
+// Barriers and warp primitives. Each knows the line that called it, for the report of a fault.
 #pragma once
+#include "meetings.h"
 
 #define CUDA_ON_CPU_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-
-// Barriers -----------------------------------------------------------------------------------
 
 inline void __syncthreads(CUDA_ON_CPU_HERE) {
   cuda_on_cpu::block_barrier({"__syncthreads", file, line}, 0);
@@ -26,8 +25,6 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, CUDA_ON_CPU_HERE) {
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-
-// Warp primitives ----------------------------------------------------------------------------
 
 namespace cuda_on_cpu {
 
@@ -176,141 +173,3 @@ inline unsigned __reduce_xor_sync(unsigned mask, unsigned value, CUDA_ON_CPU_HER
   return cuda_on_cpu::reduce({"__reduce_xor_sync", file, line}, mask, value,
                              [](unsigned a, unsigned b) { return a ^ b; });
 }
-
-// Bits ---------------------------------------------------------------------------------------
-
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
-inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
-inline int __clzll(long long x) { return x ? __builtin_clzll(x) : 64; }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __ffsll(long long x) { return __builtin_ffsll(x); }
-inline unsigned long long __brevll(unsigned long long x) {
-  x = (x >> 1 & 0x5555555555555555ull) | (x & 0x5555555555555555ull) << 1;
-  x = (x >> 2 & 0x3333333333333333ull) | (x & 0x3333333333333333ull) << 2;
-  x = (x >> 4 & 0x0f0f0f0f0f0f0f0full) | (x & 0x0f0f0f0f0f0f0f0full) << 4;
-  return __builtin_bswap64(x);
-}
-inline unsigned __brev(unsigned x) { return unsigned(__brevll(x) >> 32); }
-inline unsigned __umulhi(unsigned a, unsigned b) {
-  return unsigned((unsigned long long)a * b >> 32);
-}
-inline int __mulhi(int a, int b) { return int((long long)a * b >> 32); }
-inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-  return (unsigned long long)((unsigned __int128)a * b >> 64);
-}
-inline long long __mul64hi(long long a, long long b) { return (long long)((__int128)a * b >> 64); }
-inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
-  const unsigned long long both = (unsigned long long)high << 32 | low;
-  return unsigned(both << (shift & 31) >> 32);
-}
-inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
-  const unsigned long long both = (unsigned long long)high << 32 | low;
-  return unsigned(both >> (shift & 31));
-}
-inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
-  const unsigned long long both = (unsigned long long)b << 32 | a;
-  unsigned result = 0;
-  for (int i = 0; i < 4; ++i) {
-    const unsigned choice = selector >> (4 * i);
-    const unsigned byte = unsigned(both >> (8 * (choice & 7))) & 0xff;
-    result |= (choice & 8 ? (byte & 0x80 ? 0xff : 0) : byte) << (8 * i);
-  }
-  return result;
-}
-
-inline unsigned __float_as_uint(float x) {
-  return cuda_on_cpu::from_slot<unsigned>(cuda_on_cpu::to_slot(x));
-}
-inline int __float_as_int(float x) { return cuda_on_cpu::from_slot<int>(cuda_on_cpu::to_slot(x)); }
-inline float __uint_as_float(unsigned x) {
-  return cuda_on_cpu::from_slot<float>(cuda_on_cpu::to_slot(x));
-}
-inline float __int_as_float(int x) {
-  return cuda_on_cpu::from_slot<float>(cuda_on_cpu::to_slot(x));
-}
-inline long long __double_as_longlong(double x) { return (long long)cuda_on_cpu::to_slot(x); }
-inline double __longlong_as_double(long long x) {
-  return cuda_on_cpu::from_slot<double>(uint64_t(x));
-}
-
-template <typename T>
-T __ldg(const T* address) {
-  return *address;
-}
-template <typename T>
-T __ldcs(const T* address) {
-  return *address;
-}
-template <typename T>
-T __ldcg(const T* address) {
-  return *address;
-}
-template <typename T>
-void __stcs(T* address, cuda_on_cpu::Exactly<T> value) {
-  *address = value;
-}
-template <typename T>
-void __stcg(T* address, cuda_on_cpu::Exactly<T> value) {
-  *address = value;
-}
-
-// Atomics ------------------------------------------------------------------------------------
-
-template <typename T>
-T atomicCAS(T* address, cuda_on_cpu::Exactly<T> expected, cuda_on_cpu::Exactly<T> desired) {
-  __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_SEQ_CST,
-                              __ATOMIC_SEQ_CST);
-  return expected;
-}
-
-namespace cuda_on_cpu {
-template <typename T, typename Change>
-T atomic_update(T* address, Change change) {
-  T old, desired;
-  __atomic_load(address, &old, __ATOMIC_SEQ_CST);
-  do desired = change(old);
-  while (!__atomic_compare_exchange(address, &old, &desired, false, __ATOMIC_SEQ_CST,
-                                    __ATOMIC_SEQ_CST));
-  return old;
-}
-}  // namespace cuda_on_cpu
-
-template <typename T>
-T atomicAdd(T* address, cuda_on_cpu::Exactly<T> value) {
-  return cuda_on_cpu::atomic_update(address, [=](T old) { return T(old + value); });
-}
-template <typename T>
-T atomicSub(T* address, cuda_on_cpu::Exactly<T> value) {
-  return cuda_on_cpu::atomic_update(address, [=](T old) { return T(old - value); });
-}
-template <typename T>
-T atomicMin(T* address, cuda_on_cpu::Exactly<T> value) {
-  return cuda_on_cpu::atomic_update(address, [=](T old) { return value < old ? value : old; });
-}
-template <typename T>
-T atomicMax(T* address, cuda_on_cpu::Exactly<T> value) {
-  return cuda_on_cpu::atomic_update(address, [=](T old) { return old < value ? value : old; });
-}
-template <typename T>
-T atomicExch(T* address, cuda_on_cpu::Exactly<T> value) {
-  return cuda_on_cpu::atomic_update(address, [=](T) { return value; });
-}
-template <typename T>
-T atomicOr(T* address, cuda_on_cpu::Exactly<T> value) {
-  return cuda_on_cpu::atomic_update(address, [=](T old) { return T(old | value); });
-}
-template <typename T>
-T atomicAnd(T* address, cuda_on_cpu::Exactly<T> value) {
-  return cuda_on_cpu::atomic_update(address, [=](T old) { return T(old & value); });
-}
-template <typename T>
-T atomicXor(T* address, cuda_on_cpu::Exactly<T> value) {
-  return cuda_on_cpu::atomic_update(address, [=](T old) { return T(old ^ value); });
-}
-inline unsigned atomicInc(unsigned* address, unsigned limit) {
-  return cuda_on_cpu::atomic_update(address,
-                                    [=](unsigned old) { return old >= limit ? 0 : old + 1; });
-}
-
-#include "mathematics.h"
