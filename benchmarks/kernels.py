@@ -251,7 +251,6 @@ class Problem:
             seeds=self._ints(1, 2).reshape(1, 2),
             positions=self._ints(self.context),
             all_greedy=temperature == 0,
-            any_filter=top_p < 1,
         )
 
 

@@ -67,7 +67,6 @@ class SamplingRows:
     seeds: Array  # [num_rows, 2] int32: low and high half of the 64-bit seed
     positions: Array  # [num_rows] int32, position that the drawn token will have
     all_greedy: bool  # host: every temperature is 0
-    any_filter: bool  # host: some row has top_k, top_p or min_p
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,6 @@ def build_sampling_rows(sequences: Seq[Sequence], ops: Ops) -> SamplingRows:
         seeds=arrays[4].reshape(-1, 2),
         positions=arrays[5],
         all_greedy=all(p.greedy for p in params),
-        any_filter=any(p.top_k > 0 or p.top_p < 1 or p.min_p > 0 for p in params),
     )
 
 

@@ -58,7 +58,6 @@ def sampling_rows(ops, num_rows, *, seed=7, **params):
         seeds=put_as(ops, seeds.astype(np.int32)),
         positions=put_as(ops, np.arange(num_rows)),
         all_greedy=not np.any(defaults["temperature"]),
-        any_filter=True,
     )
 
 
