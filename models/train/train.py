@@ -3,7 +3,8 @@
     python train.py DATA TOKENIZER OUT.pt --minutes 60 --mix tiny=0.5,fairy=0.5 --seed 1
     torchrun --nproc-per-node 2 train.py ...    # two processes, each with its own batches
 
-The budget is wall-clock time: learning rate and mix follow the share of it that has passed.
+The budget is processor time, so a busy machine or a pause costs none of it: learning rate and mix
+follow the share of it that has passed.
 Matrices learn by Muon (momentum made orthogonal), embeddings and norms by AdamW. What is saved
 is the exponential moving average of the weights.
 """
@@ -136,7 +137,7 @@ def main() -> None:
     peak_rates = [group["lr"] for opt in optimizers for group in opt.param_groups]
     held_out = load_tinystories(args.data)[1]
 
-    began = saved = time.monotonic()
+    began = saved = time.process_time()
     progress = 0.0
 
     def shares() -> dict[str, float]:
@@ -157,7 +158,7 @@ def main() -> None:
     for step, (token_ids, labels) in enumerate(
         sources.batches(streams, shares, args.batch_tokens, seed)
     ):
-        elapsed = torch.tensor(time.monotonic() - began)
+        elapsed = torch.tensor(time.process_time() - began)
         if world_size > 1:
             dist.broadcast(elapsed, 0)
         progress = elapsed.item() / (60 * args.minutes)
@@ -184,12 +185,12 @@ def main() -> None:
         if step % 20 == 0 and rank == 0:
             print(
                 f"step {step} {progress:.1%} loss {sum(recent) / len(recent):.3f} "
-                f"tokens {tokens / 1e6:.2f}M {time.monotonic() - began:.0f}s",
+                f"tokens {tokens / 1e6:.2f}M {elapsed.item():.0f}s",
                 flush=True,
             )
             recent.clear()
-        if rank == 0 and time.monotonic() - saved > SAVE_EVERY_S:
-            saved = time.monotonic()
+        if rank == 0 and time.process_time() - saved > SAVE_EVERY_S:
+            saved = time.process_time()
             save_checkpoint(args.out, model.config, averaged)
             report(args.out, tokenizer, held_out)
     if rank == 0:
