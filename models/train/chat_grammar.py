@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 import lexicon as lex
-from grammar import Story, Wish, article, compose, expand, fill, made_up_word
+from grammar import Story, Wish, article, compose, draw_child_name, expand, fill, made_up_word
 from small_talk import SYSTEM_PROMPTS, TOPICS
 
 Message = dict[str, str]
@@ -160,11 +160,11 @@ def draw_subject(rng: random.Random) -> tuple[str, Wish]:
         return f"{article(kind)} and {article(friend)}", wish
     if way == "named":
         girl = rng.random() < 0.5
-        name = rng.choice(lex.GIRL_NAMES if girl else lex.BOY_NAMES)
+        name = draw_child_name(rng, "she" if girl else "he")
         if rng.random() < 0.5:
             kind = "girl" if girl else "boy"
         called = rng.choice(("named", "called"))
-        wish = Wish(kind=kind, name=name, plots=plots)
+        wish = Wish(kind=kind, name=name, pronoun="she" if girl else "he", plots=plots)
         return (name if rng.random() < 0.25 else f"{article(kind)} {called} {name}"), wish
     if way == "thing":
         thing = draw_object(rng)
@@ -181,7 +181,7 @@ def draw_subject(rng: random.Random) -> tuple[str, Wish]:
 
 def draw_kind(rng: random.Random) -> str:
     pools = (lex.ANIMALS, lex.MAGIC_BEINGS, lex.SUBJECT_NOUNS, lex.LIVELY_THINGS, lex.GROWN_UPS)
-    if rng.random() < 0.15:
+    if rng.random() < 0.25:
         noun = made_up_word(rng)
     else:
         noun = rng.choice(rng.choices(pools, (8, 3, 8, 2, 2))[0])
@@ -264,7 +264,10 @@ class Conversation:
 
     def small_talk(self, may_tell: bool = True) -> None:
         rng = self.rng
-        self.talk(rng.choice(list(TOPICS)))
+        topic = rng.choice(list(TOPICS))
+        self.talk(topic)
+        if topic == "joke" and rng.random() < 0.6:
+            self.another_joke()
         if not may_tell:
             return
         last = self.messages[-1]["content"]
@@ -274,6 +277,16 @@ class Conversation:
         elif last.endswith("?") and "story" in last and rng.random() < 0.5:
             yes = rng.choice(("yes", "yes please", "Yes!", "sure", "ok", "okay", "yeah", "please"))
             self.tell(yes, None, Wish(plots=tuple(_PLOTS)))
+
+    def another_joke(self) -> None:
+        said = say(
+            "[another one|haha, another one|one more|tell me another one|another joke|more|"
+            "haha, that is funny, one more please]",
+            self.rng,
+        )
+        last = self.messages[-1]["content"]
+        jokes = [expand(answer, self.rng) for answer in TOPICS["joke"][1]]
+        self.exchange(said, self.rng.choice([joke for joke in jokes if joke != last]))
 
     def mention(self, may_tell: bool = True) -> None:
         """The child brings up a thing; the answer takes it up, and a story may follow."""
@@ -307,15 +320,18 @@ class Conversation:
     def echo(self) -> None:
         words = self.rng.choice((draw_subject(self.rng)[0], made_up_word(self.rng)))
         if self.rng.random() < 0.3:
-            words = self.rng.choice(lex.GIRL_NAMES + lex.BOY_NAMES)
+            words = self.draw_child()
         said = say("[say|can you say|please say|say after me:|repeat:|now say]", self.rng)
         self.exchange(f"{said} {words}", f"{words[0].upper()}{words[1:]}!")
 
+    def draw_child(self) -> str:
+        if self.rng.random() < 0.1:
+            return made_up_word(self.rng).capitalize()
+        return draw_child_name(self.rng, self.rng.choice(("she", "he")))
+
     def give_name(self) -> None:
         rng = self.rng
-        self.child = rng.choice(lex.GIRL_NAMES + lex.BOY_NAMES)
-        if rng.random() < 0.1:
-            self.child = made_up_word(rng).capitalize()
+        self.child = self.draw_child()
         said = say("[my name is|I am|I'm|call me|hi, I'm|Hello, my name is|hi my name is]", rng)
         answer = say(
             "[Hello|Hi|Nice to meet you], {c}! [What story would you like?|I am Llama.|"
@@ -335,12 +351,13 @@ class Conversation:
         said = say(
             "[tell me a story about me|I want a story about me|a story about myself]", self.rng
         )
-        kind = "girl" if self.child in lex.GIRL_NAMES else "boy"
         if not self.child:
             self.exchange(said, "I would love to! What is your name?")
-            self.child = self.rng.choice(lex.GIRL_NAMES + lex.BOY_NAMES)
-            kind = "girl" if self.child in lex.GIRL_NAMES else "boy"
+            self.child = self.draw_child()
             said = say(f"[{self.child}|I am {self.child}|my name is {self.child}]", self.rng)
+        kind = "girl" if self.child in lex.GIRL_NAMES else "boy"
+        if self.child not in lex.GIRL_NAMES + lex.BOY_NAMES:
+            kind = "girl" if self.child[-1] in "aey" else "boy"
         self.tell(said, self.child, Wish(kind=kind, name=self.child, plots=_NO_PARENT_NEEDED))
 
     def after_story(self) -> None:

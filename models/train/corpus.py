@@ -8,11 +8,25 @@ pieces are dropped.
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from lexicon import BOY_NAMES, GIRL_NAMES
+from grammar import Wish, made_up_name
+from lexicon import (
+    ANIMALS,
+    BOY_NAMES,
+    GIRL_NAMES,
+    GROWN_UPS,
+    LIVELY_THINGS,
+    MAGIC_BEINGS,
+    TOYS,
+    TREASURES,
+)
+from plots import AFTER_THING_OPENINGS
 
 HELD_OUT_SHARE = 0.05
+MADE_UP_SHARE = 0.25
+SHORTEST_OPENING, LONGEST_OPENING = 25, 260
 
 _BAD_QUOTES = {"\u00e2\u20ac\u2122": "'", "\u00e2\u20ac\u02dc": "'", "\u00e2\u20ac\u0153": '"',
                "\u00e2\u20ac": '"', "\u201c": '"', "\u201d": '"'}  # fmt: skip
@@ -100,6 +114,8 @@ def swap_names(story: str, rng: random.Random) -> str:
         weights = [1.0 / (rank + 3) for rank in range(len(pool))]
         for name in present:
             new = rng.choices(pool, weights)[0]
+            if rng.random() < MADE_UP_SHARE:
+                new = made_up_name(rng, "she" if pool[0] == GIRL_NAMES[0] else "he")
             while new in mapping.values() or (new in words and new != name):
                 new = rng.choice(pool)
             mapping[name] = new
@@ -107,3 +123,63 @@ def swap_names(story: str, rng: random.Random) -> str:
         return story
     pattern = re.compile(r"\b(" + "|".join(mapping) + r")\b")
     return pattern.sub(lambda match: mapping[match.group(1)], story)
+
+
+_SENTENCE_END = re.compile(r"[.!?](?= |\n|$)")
+_CALLED = re.compile(r"\b(?:named|called|name was) ([A-Z][a-z]+)")
+
+
+def _one_of(nouns: list[str]) -> str:
+    return "|".join(sorted(set(nouns), key=len, reverse=True))
+
+
+_KIND = re.compile(
+    r"\b[Aa]n? (?:[a-z]+ ){0,2}?("
+    + _one_of([*ANIMALS, *MAGIC_BEINGS, *LIVELY_THINGS, *GROWN_UPS])
+    + r")\b"
+)
+_THING = re.compile(rf"\b[Aa]n? ((?:[a-z]+ )?(?:{_one_of([*TOYS, *TREASURES])}))\b")
+_SAID_OF = {
+    "she": re.compile(r"\b(girl|[Ss]he|[Hh]er)\b"),
+    "he": re.compile(r"\b(boy|[Hh]e|[Hh]is)\b"),
+    "it": re.compile(r"\b([Ii]t|[Ii]ts)\b"),
+}
+
+
+def opening_wish(story: str, rng: random.Random) -> Wish | None:
+    """A wish for a story that begins as this one does, with the same hero.
+
+    `None` where the first sentences do not tell who that is.
+    """
+    ends = [m.end() for m in _SENTENCE_END.finditer(story, 0, LONGEST_OPENING)]
+    ends = [end for end in ends if end >= SHORTEST_OPENING and story.count('"', 0, end) % 2 == 0]
+    if not ends:
+        return None
+    opening = story[: rng.choice(ends[:4])]
+    called = _CALLED.findall(opening)
+    names = dict.fromkeys(re.findall(r"\b[A-Z][a-z]+\b", opening))
+    names = [n for n in names if n in GIRL_NAMES or n in BOY_NAMES or n in called]
+    creature, thing = _KIND.search(opening), _THING.search(opening)
+    pronouns = [word for word, pattern in _SAID_OF.items() if pattern.search(opening)]
+    about = Wish(opening=opening)
+    if thing and rng.random() < 0.7:
+        about = replace(about, thing=thing.group(1), plots=AFTER_THING_OPENINGS)
+    if not names and creature:
+        kind = creature.group(1)
+        pronoun = pronouns[0] if pronouns else None
+        return replace(about, kind=kind, name=f"the {kind}", pronoun=pronoun)
+    kinds = [_child_kind(name, pronouns) for name in names]
+    if None in kinds or len(kinds) not in (1, 2):
+        return None
+    child = re.search(r"\b(girl|boy)\b", opening)
+    kind = creature.group(1) if names[0] in called and creature and not child else kinds[0]
+    friend, friend_name = (kinds[1], names[1]) if len(names) == 2 else (None, None)
+    pronoun = "she" if kinds[0] == "girl" else "he"
+    about = replace(about, kind=kind, name=names[0], pronoun=pronoun)
+    return replace(about, friend=friend, friend_name=friend_name)
+
+
+def _child_kind(name: str, pronouns: list[str]) -> str | None:
+    if name in GIRL_NAMES or name in BOY_NAMES:
+        return "girl" if name in GIRL_NAMES else "boy"
+    return {("she",): "girl", ("he",): "boy"}.get(tuple(p for p in pronouns if p != "it"))

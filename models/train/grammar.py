@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 import lexicon as lex
-from plots import OPENINGS, PLOTS
+from plots import AFTER_THING_OPENINGS, OPENINGS, PLOTS, THING_OPENINGS
 from short_plots import SHORT_PLOTS
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
@@ -31,6 +31,7 @@ PRONOUNS = {
 LONG_SHARE = 0.3
 ALL_PLOTS = PLOTS | SHORT_PLOTS
 _OPENINGS = [opening.strip() for opening in OPENINGS.split("#")]
+_THING_OPENINGS = [opening.strip() for opening in THING_OPENINGS.split("#")]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class Wish:
 
     kind: str | None = None  # the hero: "dragon", "purple cat"
     name: str | None = None  # the hero's name
+    pronoun: str | None = None  # the hero's: "he", "she", "it"
     friend: str | None = None  # the friend's kind
+    friend_name: str | None = None
+    opening: str | None = None  # the first sentences, which present the hero and a named friend
     thing: str | None = None  # "red ball"
     place: str | None = None  # with its article: "the moon"
     skill: str | None = None  # a verb of lexicon.SKILLS
@@ -111,7 +115,7 @@ def draw_hero(rng: random.Random, wish: Wish) -> Character:
             kind = rng.choice(lex.ANIMALS if rng.random() < 0.6 else lex.COMMON_ANIMALS)
         else:
             kind = rng.choice(lex.MAGIC_BEINGS if pool == "magic" else lex.LIVELY_THINGS)
-    pronoun = rng.choice(("he", "she"))
+    pronoun = wish.pronoun or rng.choice(("he", "she"))
     name = wish.name or (draw_name(rng) if rng.random() < 0.75 else f"the {kind}")
     if kind in ("girl", "queen", "princess", "mermaid", "fairy", "witch") or name in GIRL_SET:
         pronoun = "she"
@@ -128,12 +132,23 @@ BOY_SET = {*lex.BOY_NAMES, "Buddy", "Bruno", "Rex", "Benny", "Freddy", "Wally", 
 
 
 def draw_child_name(rng: random.Random, pronoun: str) -> str:
+    """Mostly a common name, now and then one that must be copied letter by letter."""
     names = lex.GIRL_NAMES if pronoun == "she" else lex.BOY_NAMES
-    return rng.choice(names[:25] if rng.random() < 0.85 else names)
+    drawn = rng.random()
+    if drawn < 0.55:
+        return rng.choice(names[:25])
+    return rng.choice(names) if drawn < 0.75 else made_up_name(rng, pronoun)
+
+
+def made_up_name(rng: random.Random, pronoun: str) -> str:
+    """A name that sounds like one: "Marbelina", "Toskin"."""
+    endings = lex.GIRL_NAME_ENDINGS if pronoun == "she" else lex.BOY_NAME_ENDINGS
+    middle = rng.choice(lex.NAME_MIDDLES) if rng.random() < 0.35 else ""
+    return rng.choice(lex.NAME_ONSETS) + middle + rng.choice(endings)
 
 
 def draw_name(rng: random.Random) -> str:
-    if rng.random() < 0.03:
+    if rng.random() < 0.15:
         return made_up_word(rng).capitalize()
     return rng.choice(lex.PET_NAMES[:40] if rng.random() < 0.7 else lex.PET_NAMES)
 
@@ -145,7 +160,7 @@ def draw_friend(rng: random.Random, hero: Character, wish: Wish) -> Character:
         if wish.friend in ("girl", "boy", None) and (child or wish.friend):
             kind = wish.friend or ("girl" if pronoun == "she" else "boy")
             pronoun = "she" if kind == "girl" else "he"
-            name = draw_child_name(rng, pronoun)
+            name = wish.friend_name or draw_child_name(rng, pronoun)
         else:
             kind = wish.friend or rng.choice(
                 lex.COMMON_ANIMALS if rng.random() < 0.4 else lex.ANIMALS
@@ -225,15 +240,17 @@ def slots(
         "nature": rng.choice(lex.NATURES.get(trait, ["play"])),
         "home": rng.choice(lex.ANIMAL_HOMES if hero.kind.split()[-1] in ANIMAL_SET else lex.HOMES),
     }  # fmt: skip
-    at_start = ("he", "his", "a friend", "a hero_intro")
+    at_start = ("he", "his", "a friend", "a hero_intro", "a thing")
     capitals = {
         k[0].upper() + k[1:]: v[0].upper() + v[1:] for k, v in values.items() if k in at_start
     }
     return capitals | values | {"FHe": fhe.capitalize()}
 
 
-def fill(template: str, values: dict[str, str]) -> str:
+def fill(template: str, values: dict[str, str], friend_is_known: bool = False) -> str:
     """Slots replaced (a slot's text may hold slots), then white space and capitals put right."""
+    if friend_is_known:
+        template = _INTRODUCED.sub("{F}", template).replace("{a friend}", "{F}")
     preposition = lex.PLACE_PREPOSITIONS.get(values["place"].split()[-1], "in")
     template = _IN_PLACE.sub(f"{preposition} {{place}}", template)
     if values["F"].startswith("the "):  # no name: "an old owl" first, "the owl" from then on
@@ -273,21 +290,26 @@ def compose(rng: random.Random, wish: Wish) -> Story:
     values = slots(rng, hero, friend, wish, trait)
     named = not hero.name.startswith("the ")
     child = hero.kind in ("girl", "boy")
-    openings = [o for o in _OPENINGS if named or "hero_intro" in o]
+    with_thing = plot in AFTER_THING_OPENINGS and rng.random() < 0.5
+    openings = _THING_OPENINGS if with_thing else _OPENINGS
+    openings = [o for o in openings if named or "{H} the" not in o]
     openings = [o for o in openings if not (child and "{H} the" in o)]
+    if wish.kind and named and not child:
+        openings = [o for o in openings if "kind}" in o or "hero_intro}" in o]
     brevity = rng.choice((0.1, 0.5, 0.8))
-    opening = expand(rng.choice(openings), rng, brevity / 2)
+    opening = wish.opening or expand(rng.choice(openings), rng, brevity / 2)
+    friend_is_known = wish.friend_name is not None or "{F}" in opening
     body = expand(ALL_PLOTS[plot], rng, brevity).strip()
     joint = "\n\n" if body.startswith(("One ", "It was")) and rng.random() < 0.7 else " "
-    text = fill(opening + joint + body, values)
+    text = fill(opening + joint + body, values, friend_is_known)
     if rng.random() < 0.1 and len(text) < 600:
         text = text.replace("\n\n", " ")
     return Story(text, plot, hero, friend, values)
 
 
 def write_story(rng: random.Random) -> str:
-    """Any story; one in five has an unusual hero."""
-    kind = rng.choice(lex.SUBJECT_NOUNS) if rng.random() < 0.2 else None
+    """Any story; one in four has an unusual hero."""
+    kind = rng.choice(lex.SUBJECT_NOUNS) if rng.random() < 0.25 else None
     return compose(rng, Wish(kind=kind)).text
 
 

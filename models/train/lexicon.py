@@ -288,6 +288,26 @@ MADE_UP_ENDINGS = words(
     "zzle mbo ndo loo kin"
 )
 
+# Parts of names that no list has: "Marbelina", "Toskin".
+NAME_ONSETS = words(
+    "Ab Ad Al Am An Ar As Ba Bar Be Bel Ber Bran Bri Ca Cal Cas Ce Cor Cy Da Dar De Del Do Dor "
+    "Ed El Em En Er Es Fa Far Fe Fi Flo Ga Gar Ge Gil Glo Gwen Ha Har He Hel Ho Ib Il Im In Is "
+    "Ja Jas Je Jo Jos Ju Ka Kal Ke Kel Ki Ko La Lan Le Len Lo Lor Lu Ma Mal Mar Me Mel Mi Mir "
+    "Mo Mor Na Nat Ne Ni Nor Ol Or Os Pa Pat Pe Per Phi Pru Qua Ra Ram Re Ri Ro Rom Ros Ru Sa "
+    "Sal Se Sel Si Sol Su Ta Tal Te Tel Tho To Tor Tru Ul Um Va Val Ve Vi Vin Wa Wil Win Ya Yo "
+    "Za Zel Zo Zu"
+)
+NAME_MIDDLES = words("bel ber da der di do ga go ha la le li lo ma me mi mo na ne ni ra ri ro sa "
+                     "sha ta te ti va vi")  # fmt: skip
+GIRL_NAME_ENDINGS = words(
+    "a bia da della dy gie la lia lie line lyn mina mma na nda nna nnie nora phie ra rah ria rie "
+    "ry s shi sie ssa sy ta tta ttie via wen ya za"
+)
+BOY_NAME_ENDINGS = words(
+    "bert by can ck das der do don drew fer ford gan go kin ko las lan ld lin lo man mas min mo n "
+    "nard nny no ro ry s sh son ston to tin ton tt ver vin win x"
+)
+
 # For requests: whatever a child may ask a story about.
 SUBJECT_NOUNS = phrases(
     "toaster|spaceship|rocket|submarine|helicopter|bulldozer|digger|fire engine|motorbike|"

@@ -5,7 +5,7 @@ friend, with `{he} {him} {his} {himself}` and `{fhe} {fhim} {fhis}`; `{p}` is th
 with `{phe} {phim}`; `{thing}` the object of the story, `{it_noun}` its bare noun; `{place}` where
 it happens; `{skill} {skilling} {skilled} {how}` what the hero learns; other slots are drawn from
 the lexicon. A line break inside a paragraph is a space. The opening, which presents the hero, is
-written by grammar.py; each plot goes on from there to a wish or a trouble and an ending.
+chosen by grammar.py or given; each plot goes on from there to a wish or a trouble and an ending.
 """
 
 PLOTS: dict[str, str] = {}
@@ -601,6 +601,31 @@ one laughed at {H} anymore.|They all clapped.]
 road is shorter with a friend]. [And {H} and {F} were friends forever.|The end.]
 """
 
+THING_OPENINGS = """
+{H} had {a thing}. [{He} took it everywhere.|It was {his} favorite thing.|{He} loved it very much.]
+#
+[One rainy day|One morning|One day], {H} found {a thing} {spot4}. [{He} took it home.|"How
+pretty!" {he} said.|"What is this?" {he} said.] {He} [liked|loved] it very much.
+#
+[Once upon a time|Once], there was {a hero_intro} who had {a thing}. [{H} took it everywhere.|{H}
+played with it every day.|]
+#
+{A thing} lay {spot4}. {A hero_intro} found it. "It is mine now," {he} said.
+#
+{H} got {a thing} for {his} birthday. [It was just what {he} wanted.|{He} was so happy.]
+#
+{A hero_intro} loved {his} {thing} more than anything. [{H} took good care of it.|]
+#
+"Look, I have {a thing}!" said {H}. {He} was {a trait kind}.
+#
+[Once upon a time|One day], {a hero_intro} [found|saw|got] {a thing}. [{H} was very happy.|It was so
+nice.]
+#
+{H} [was playing|liked to play] with {a thing}. {He} was {a trait kind} [|and lived in {home}].
+"""
+AFTER_THING_OPENINGS = ("short_lost_thing", "short_share", "short_broken", "short_trip",
+                        "short_sleep", "short_mean")  # fmt: skip
+
 OPENINGS = """
 [Once upon a time|Once upon a time|Once upon a time|Once|Long ago|One day|A long time ago], [there
 was|there was|there lived] {a hero_intro}. [{H} lived in {home}.|{He} lived in {home} with {his}
@@ -632,4 +657,47 @@ Every [day|morning], {H} the {kind} went to {place}. {He} was {trait} and [liked
 {H} was the [smallest|youngest|oldest] {kind} in {place}. {He} [liked|loved] to {nature}.
 #
 In the middle of {place}, there lived {a hero_intro}. Everyone [liked|knew] {H}.
+#
+[It was a rainy day.|The sun was shining.|It was winter, and the snow was deep.|It was a hot summer
+day.|The wind was blowing.|It was the first day of spring.] {A hero_intro} [looked out and
+smiled|went outside|was very happy]. {H} [liked|loved] to {nature}.
+#
+{H} woke up [early|late|with a smile|before the sun]. {He} was {a trait kind} who [liked|loved] to
+{nature}[ every day|].
+#
+{H} lived [alone |all alone |]in {home}. {He} was {trait}. [Everyone in {place} knew {him}.|]
+#
+{H} and {F} were [best|good] friends. They [played together every day|both lived in {home}|liked to
+{nature} together].
+#
+[Once upon a time, there|There|Once there] were two [good |]friends, {H} and {F}. [They lived in
+{home}.|They liked to {nature} together.|They did everything together.]
+#
+{H} and {F} [were playing|went for a walk|sat in the sun] in {place}. [They were good friends.|They
+liked to {nature}.|It was a nice day.]
+#
+{H} had a secret. {He} [liked|loved] to {nature} when no one was looking.
+#
+[Every night|Every day|Every evening|Each morning], {H} sat in front of {home}. {He} was {a trait
+kind} and [liked|loved] to {nature}.
+#
+{H} lived with {his} {p} in {home}. {He} was {trait} and [liked|loved] to {nature}.
+#
+No one in {place} was as {trait} as {H}. [{He} [liked|loved] to {nature}.|{He} lived in {home}.]
+#
+"Good morning!" said {H}. {He} was {a trait kind} who lived in {home}. [{He} [liked|loved] to
+{nature}.|]
+#
+"[Look|Come here|Wait], {H}!" said {his} {p}. {H} was {a trait kind} and [liked|loved] to {nature}.
+[They lived together in {home}.|]
+#
+{H} was [so|very] {trait}. {He} [liked|loved] to {nature}.
+#
+{A hero_intro} [was tired of|did not like] {home}. {He} wanted to [see|know] [something new|more].
+#
+{A hero_intro} [was playing|sat alone|was walking] in {place}. [{H} was {trait}.|It was a lovely
+day.|]
+#
+The [old|little|big] house near {landmark} was very quiet. {A hero_intro} lived there[ with {his}
+{p}|]. {H} [liked|loved] to {nature}.
 """

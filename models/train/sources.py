@@ -13,12 +13,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from corpus import clean, load_fairytales, load_tinystories, swap_names
+from corpus import clean, load_fairytales, load_tinystories, opening_wish, swap_names
+from grammar import compose
 from tokenizer import END, IM_END, IM_START, STORY
 
 IGNORE = -100
 MAX_LENGTH = 512
-SWAP_SHARE = 0.2
+SWAP_SHARE = 0.25
 
 Row = tuple[list[int], list[int]]
 Message = dict[str, str]
@@ -71,6 +72,17 @@ def tinystories(rows: Rows, data: Path, seed: int) -> Iterator[Row]:
         rng.shuffle(stories)
         for story in stories:
             yield from rows.story(swap_names(story, rng) if rng.random() < SWAP_SHARE else story)
+
+
+def continued_openings(rows: Rows, data: Path, seed: int) -> Iterator[Row]:
+    """Stories that open like a training story and go on as the grammar writes."""
+    rng = random.Random(seed)
+    stories, _ = load_tinystories(data)
+    while True:
+        story = swap_names(rng.choice(stories), rng)
+        wish = opening_wish(story, rng)
+        if wish:
+            yield from rows.story(compose(rng, wish).text)
 
 
 def fairytales(rows: Rows, data: Path, seed: int) -> Iterator[Row]:

@@ -89,6 +89,7 @@ def open_sources(
         "tiny": sources.tinystories(rows, data, seed),
         "fairy": sources.fairytales(rows, data, seed),
         "grammar": sources.written_stories(rows, grammar.write_story, seed),
+        "opened": sources.continued_openings(rows, data, seed),
         "chat": sources.conversations(rows, chat_grammar.write_conversation, seed, longest),
         "talk": sources.conversations(rows, chat_grammar.write_small_talk, seed, longest),
     }
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument(
-        "--mix", type=parse_mix, required=True, help="tiny, fairy, grammar, chat, talk"
+        "--mix", type=parse_mix, required=True, help="tiny, fairy, grammar, opened, chat, talk"
     )
     parser.add_argument("--final-mix", type=parse_mix, help="reached by the end, linearly")
     parser.add_argument("--resume", type=Path, help="checkpoint to go on from")
