@@ -51,29 +51,47 @@ class Engine:
     def has_work(self) -> bool:
         return self.scheduler.has_work
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises RequestError when it could never run, even alone."""
+    def check_fits(self, sequence: Sequence) -> None:
+        """Raises RequestError when a sequence could never run, even alone."""
         sequence.max_len = min(sequence.max_len, self.capacity)
         if sequence.prompt_len >= sequence.max_len:
             raise RequestError(
                 f"the prompt has {sequence.prompt_len} tokens, but at most "
                 f"{sequence.max_len - 1} fit before one generated token"
             )
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises RequestError when it could never run, even alone."""
+        self.check_fits(sequence)
         if self._rope_row is not None:
             sequence.cache_salt = self._rope_row(0, sequence.prompt_len)
         self.scheduler.add(sequence)
 
     def abort(self, sequence: Sequence) -> None:
         """End a sequence where it stands; the others go on."""
+        self._end(sequence, "abort")
+
+    def _end(self, sequence: Sequence, reason: str) -> None:
         if not sequence.finished:
-            sequence.finish("abort")
+            sequence.finish(reason)
             self.scheduler.remove(sequence)
 
     def step(self) -> list[Sequence]:
-        """Compute one batch; returns the sequences that got a token."""
+        """Compute one batch; returns the sequences that got a token.
+
+        Where it raises, the batch's sequences have ended with "error", and the others can go on.
+        """
         slices = self.scheduler.schedule()
         if not slices:
             return []
+        try:
+            return self._compute(slices)
+        except BaseException:
+            for piece in slices:
+                self._end(piece.sequence, "error")
+            raise
+
+    def _compute(self, slices: list[Slice]) -> list[Sequence]:
         hidden, batch = self._forward(slices, all_logits=False)
         drawing = [piece.sequence for piece in slices if piece.completes]
         token_ids = self._draw(hidden, batch.logit_rows, drawing) if drawing else []

@@ -34,12 +34,13 @@ Message = Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
 """progress(what, done, total), called while weights load and kernels compile."""
 
-# The KV cache's share of the memory that is free once the weights are placed.
-_MEMORY_SHARE = 0.9
 # A CPU shares its memory with everything else: by default one context or this much, whichever
 # is more, but never more contexts than this.
 _CPU_CACHE_BYTES = 1 << 30
 _CPU_CACHE_CONTEXTS = 16
+# Tokens of one step: enough to fill the device, few enough that a long prompt does not hold up
+# the answers beside it for long.
+_CUDA_BATCH_TOKENS, _CPU_BATCH_TOKENS = 2048, 512
 
 
 class LLM:
@@ -48,10 +49,11 @@ class LLM:
     `model` is a folder in Hugging Face layout. `device` is auto, cpu, cuda, or a Device to run the
     CUDA kernels on; `dtype` auto, float32, float16 or bfloat16 (auto: the checkpoint's on CUDA,
     float32 on the CPU).
-    `kv_cache_bytes` bounds the KV cache, `max_model_len` prompt and answer together. `seed` makes
-    requests without a seed of their own repeatable. Raises ModelError for a checkpoint that
-    cannot be run, BackendUnavailable for a device that is not there, ValueError for wrong
-    arguments.
+    `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
+    of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
+    answer together. `seed` makes requests without a seed of their own repeatable. Raises
+    ModelError for a checkpoint that cannot be run, BackendUnavailable for a device that is not
+    there, ValueError for wrong arguments.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class LLM:
         max_model_len: int | None = None,
         kv_cache_bytes: int | None = None,
         seed: int | None = None,
+        gpu_memory_utilization: float = 0.9,
         max_num_seqs: int = 64,
-        max_batch_tokens: int = 2048,
+        max_batch_tokens: int | None = None,
         block_size: int = 16,
         progress: Progress | None = None,
     ) -> None:
@@ -77,6 +80,10 @@ class LLM:
         ):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if not 0 < gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization!r}"
+            )
         checkpoint = open_checkpoint(Path(model))
         self.config = config = checkpoint.config
         self.tokenizer = checkpoint.tokenizer
@@ -105,7 +112,9 @@ class LLM:
         )
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
         per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
-        num_tokens = self._cache_tokens(ops, kv_cache_bytes, per_token)
+        if kv_cache_bytes is None:
+            kv_cache_bytes = self._cache_bytes(ops, per_token, gpu_memory_utilization)
+        num_tokens = kv_cache_bytes // per_token
         num_blocks = num_tokens // block_size
         if num_blocks == 0:
             raise ValueError(
@@ -113,6 +122,9 @@ class LLM:
                 f"got {kv_cache_bytes}"
             )
         cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=block_size)
+        if max_batch_tokens is None:
+            on_cpu = isinstance(ops, NumpyOps)
+            max_batch_tokens = _CPU_BATCH_TOKENS if on_cpu else _CUDA_BATCH_TOKENS
         self.engine = Engine(
             llama, cache, max_batch_tokens=max_batch_tokens, max_num_seqs=max_num_seqs
         )
@@ -131,11 +143,9 @@ class LLM:
         if self.max_model_len > 3 and self.engine.capacity > 3:
             self._run([self._sequence([0, 0], params, 0)])
 
-    def _cache_tokens(self, ops: Ops, kv_cache_bytes: int | None, per_token: int) -> int:
-        if kv_cache_bytes is not None:
-            return kv_cache_bytes // per_token
+    def _cache_bytes(self, ops: Ops, per_token: int, share: float) -> int:
         free = ops.free_memory()
-        usable = int(free * _MEMORY_SHARE)
+        usable = int(free * share)
         if isinstance(ops, NumpyOps):
             context = self.max_model_len * per_token
             usable = min(usable, max(_CPU_CACHE_BYTES, context), _CPU_CACHE_CONTEXTS * context)
@@ -144,7 +154,7 @@ class LLM:
                 f"{self.device_name} has {free} bytes left for the KV cache; a token needs "
                 f"{per_token}"
             )
-        return usable // per_token
+        return usable
 
     def generate(
         self, prompts: Prompt | Seq[Prompt], params: SamplingParams | None = None
@@ -159,28 +169,28 @@ class LLM:
         sequences = [
             sequence
             for token_ids in self._prompts(prompts)
-            for sequence in self._sequences(token_ids, params)
+            for sequence in self.sequences(token_ids, params)
         ]
         return self._run(sequences)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> TextStream:
         """The answer's text in pieces, as they come; never half a character."""
-        return self._stream(self._encode(prompt), params or self.default_params())
+        return self._stream(self.encode(prompt), params or self.default_params())
 
     def chat(self, messages: Seq[Message], params: SamplingParams | None = None) -> Output:
         """The assistant's answer to messages of role and content, by the model's chat template."""
         params = params or self.default_params()
-        return self._run(self._sequences(self._encode_chat(messages), params))[0]
+        return self._run(self.sequences(self.encode_chat(messages), params))[0]
 
     def chat_stream(
         self, messages: Seq[Message], params: SamplingParams | None = None
     ) -> TextStream:
         """`chat`, in pieces. What earlier turns left in the KV cache is reused."""
-        return self._stream(self._encode_chat(messages), params or self.default_params())
+        return self._stream(self.encode_chat(messages), params or self.default_params())
 
     def count_chat_tokens(self, messages: Seq[Message]) -> int:
         """Tokens of the messages as a prompt."""
-        return len(self._encode_chat(messages))
+        return len(self.encode_chat(messages))
 
     def logits(self, token_ids: Seq[int]) -> np.ndarray:
         """float32 logits at every position: [num_tokens, vocab_size]."""
@@ -209,14 +219,15 @@ class LLM:
 
     def _prompts(self, prompts: Any) -> list[list[int]]:
         if isinstance(prompts, str):
-            return [self._encode(prompts)]
+            return [self.encode(prompts)]
         if not isinstance(prompts, list | tuple | np.ndarray):
             raise ValueError(f"prompts must be a string or a list, got {prompts!r}")
         if len(prompts) and isinstance(prompts[0], int | np.integer):
-            return [self._encode(prompts)]
-        return [self._encode(prompt) for prompt in prompts]
+            return [self.encode(prompts)]
+        return [self.encode(prompt) for prompt in prompts]
 
-    def _encode(self, prompt: Any) -> list[int]:
+    def encode(self, prompt: Any) -> list[int]:
+        """The token ids of a text, or of ids after a check. ValueError for anything else."""
         if isinstance(prompt, list | tuple | np.ndarray):
             return self._check_ids(prompt)
         if not isinstance(prompt, str):
@@ -225,7 +236,8 @@ class LLM:
             raise ValueError("prompt must be a list of token ids: the model has no tokenizer.json")
         return self._check_ids(self.tokenizer.encode(prompt))
 
-    def _encode_chat(self, messages: Seq[Message]) -> list[int]:
+    def encode_chat(self, messages: Seq[Message]) -> list[int]:
+        """The token ids of a conversation, by the model's chat template."""
         if self.tokenizer is None:
             raise ValueError("messages need a tokenizer, but the model has no tokenizer.json")
         text = self.tokenizer.apply_chat_template(messages)
@@ -246,7 +258,8 @@ class LLM:
                 )
         return [int(token_id) for token_id in ids]
 
-    def _sequences(self, token_ids: list[int], params: SamplingParams) -> list[Sequence]:
+    def sequences(self, token_ids: list[int], params: SamplingParams) -> list[Sequence]:
+        """`params.n` sequences for the engine, each with a seed of its own."""
         if self.tokenizer is None and params.stop:
             raise ValueError("stop strings need a tokenizer, but the model has no tokenizer.json")
         for token_id in params.logit_bias:
@@ -286,6 +299,6 @@ class LLM:
     def _stream(self, token_ids: list[int], params: SamplingParams) -> TextStream:
         if params.n != 1:
             raise ValueError(f"n must be 1 for a stream, got {params.n}")
-        (sequence,) = self._sequences(token_ids, params)
+        (sequence,) = self.sequences(token_ids, params)
         self.engine.submit(sequence)
         return TextStream(sequence, self.engine.step, self.engine.abort)

@@ -52,9 +52,13 @@ class Scheduler:
         budget = self.max_batch_tokens
         slices: list[Slice] = []
         i = 0
+        # A long prompt leaves a token of the budget to each decode that comes after it.
+        reserved = sum(len(s) - s.num_computed == 1 for s in self.running)
         while i < len(self.running) and budget > 0:
             sequence = self.running[i]
-            num_tokens = min(len(sequence) - sequence.num_computed, budget)
+            remaining = len(sequence) - sequence.num_computed
+            reserved -= remaining == 1
+            num_tokens = min(remaining, max(1, budget - reserved))
             if not self._make_room(sequence, num_tokens):
                 break  # it was the youngest itself, and waits now
             slices.append(Slice(sequence, num_tokens))

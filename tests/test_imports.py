@@ -25,6 +25,13 @@ HOMES = {
     "tokenizers": ("llama_cu.checkpoint.",),
     "prompt_toolkit": ("llama_cu.cli.",),
     "typer": ("llama_cu.cli.",),
+    "anyio": ("llama_cu.server.",),
+    "fastapi": ("llama_cu.server.",),
+    "prometheus_client": ("llama_cu.server.",),
+    "pydantic": ("llama_cu.server.",),
+    "sse_starlette": ("llama_cu.server.",),
+    "starlette": ("llama_cu.server.",),
+    "uvicorn": ("llama_cu.server.",),
     "ml_dtypes": ("llama_cu.",),
     "numpy": ("llama_cu.",),
 }

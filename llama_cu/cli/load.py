@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,32 @@ def find_model(model: str) -> Path:
     raise ModelError(f"the embedded model {model} is not part of this installation; use --model")
 
 
-def load_model(model: str, *, device: str, dtype: str, max_model_len: int | None = None) -> LLM:
-    """Load with a progress bar; what `auto` took, and why, goes to stderr."""
+def load_model(model: str, *, device: str, dtype: str, **options: Any) -> LLM:
+    """Load with a progress bar; what `auto` took, and why, goes to stderr.
+
+    Options that are None are left to LLM's defaults.
+    """
     with ProgressBar() as progress:
         llm = LLM(
             find_model(model),
             device=device,
             dtype=_SHORT_DTYPES.get(dtype, dtype),
-            max_model_len=max_model_len,
             progress=progress,
+            **{name: value for name, value in options.items() if value is not None},
         )
     if device == "auto":
         note(f"device: {llm.device_note}")
     return llm
+
+
+def memory_size(option: str, text: str | None) -> int | None:
+    """Bytes of "512M", "4G" or a plain number. Raises ValueError that names the option."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?", text.strip().lower())
+    if match is None:
+        raise ValueError(f"{option} must be a size such as 512M or 4G, got {text!r}")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -178,6 +178,82 @@ def generate(
 
 
 @app.command()
+def serve(
+    model: opt.Model = "chat",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 8000,
+    served_model_name: Annotated[
+        str | None, typer.Option("--served-model-name", help="The model's name in the API.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key", envvar="LLAMA_CU_API_KEY", help="Refuse requests without this key."
+        ),
+    ] = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    max_model_len: opt.MaxModelLen = None,
+    kv_cache_memory: Annotated[
+        str | None, typer.Option("--kv-cache-memory", help="Memory for the KV cache: 512M, 4G.")
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float | None,
+        typer.Option("--gpu-memory-utilization", help="Share of the free memory for the KV cache."),
+    ] = None,
+    max_num_seqs: Annotated[
+        int, typer.Option("--max-num-seqs", help="Answers computed at a time.")
+    ] = 64,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option("--max-batch-tokens", help="Tokens computed in one step.")
+    ] = None,
+    max_queue: Annotated[int, typer.Option("--max-queue", help="Answers that may wait.")] = 256,
+    max_streams: Annotated[
+        int, typer.Option("--max-streams", help="Open requests of one client.")
+    ] = 64,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option("--max-prompt-tokens", help="Longest prompt taken.")
+    ] = None,
+    request_timeout: Annotated[
+        float, typer.Option("--request-timeout", help="Seconds that an answer may take.")
+    ] = 600.0,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option("--cors-origin", help="Origin that browsers may call from. Repeatable."),
+    ] = None,
+) -> None:
+    """Serve OpenAI's API and a chat page."""
+    from llama_cu.cli.load import memory_size
+    from llama_cu.cli.serve import serve as run_server
+
+    raise typer.Exit(
+        run_server(
+            model,
+            host=host,
+            port=port,
+            served_model_name=served_model_name,
+            load={
+                "device": device,
+                "dtype": dtype,
+                "max_model_len": max_model_len,
+                "kv_cache_bytes": memory_size("--kv-cache-memory", kv_cache_memory),
+                "gpu_memory_utilization": gpu_memory_utilization,
+                "max_num_seqs": max_num_seqs,
+                "max_batch_tokens": max_batch_tokens,
+            },
+            limits={
+                "api_key": api_key,
+                "cors_origins": tuple(cors_origin or ()),
+                "max_queue": max_queue,
+                "max_streams": max_streams,
+                "max_prompt_tokens": max_prompt_tokens,
+                "request_timeout_s": request_timeout,
+            },
+        )
+    )
+
+
+@app.command()
 def kernels(
     arch: Annotated[
         str, typer.Option("--arch", help="The GPU's architecture, such as sm_90.")

@@ -1,0 +1,91 @@
+"""Errors as OpenAI's API words them: status, and a body with message, type, param and code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from llama_cu.errors import LlamaCuError
+
+_TYPES = {
+    401: "authentication_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+    504: "server_error",
+}
+
+
+class ApiError(Exception):
+    """A request that is answered with an error. `param` names the field at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": {
+                "message": self.message,
+                "type": _TYPES.get(self.status, "invalid_request_error"),
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def bad_request(error: ValueError | LlamaCuError) -> ApiError:
+    """A 400 for what the library refused; its messages begin with the argument's name."""
+    message = str(error)
+    first = message.split(" ", 1)[0].split("[")[0]
+    return ApiError(400, message, param=first if first.isidentifier() else None)
+
+
+async def on_api_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
+    """A body that is not JSON, or JSON with a field that is unknown, missing or of a wrong kind."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return ApiError(400, "the body is not valid JSON").response()
+    name = ".".join(path) or None
+    if first["type"] == "extra_forbidden":
+        message = f"unknown or unsupported field: {name}"
+    else:
+        message = f"{name or 'the body'}: {first['msg']}"
+    return ApiError(400, message, param=name).response()
+
+
+async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses: unknown paths, wrong methods, unreadable bodies."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers) if error.headers else None
+    return ApiError(error.status_code, str(error.detail), headers=headers).response()
+
+
+async def on_crash(request: Request, error: Exception) -> JSONResponse:
+    return ApiError(500, f"internal error: {type(error).__name__}").response()

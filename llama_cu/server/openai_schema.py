@@ -1,0 +1,131 @@
+"""The bodies of OpenAI's API, field by field. A field that is not here is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llama_cu.sampling_params import MAX_SEED, SamplingParams
+
+TokenIds = list[int]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class JsonSchema(Body):
+    name: str
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class SamplingBody(Body):
+    """What both endpoints have. Null means: as the model's generation_config.json says."""
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    min_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+
+    def sampling_params(self, defaults: SamplingParams, **more: Any) -> SamplingParams:
+        """The given fields over the defaults. ValueError with name, rule and value."""
+        given: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in (
+                "n", "temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids",
+                "min_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty",
+                "ignore_eos",
+            )
+        }  # fmt: skip
+        given["seed"] = None if self.seed is None else self.seed & MAX_SEED
+        if self.logit_bias is not None:
+            given["logit_bias"] = {_token_id(key): bias for key, bias in self.logit_bias.items()}
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(defaults, **given, **more)
+
+
+class CompletionBody(SamplingBody):
+    prompt: str | list[str] | TokenIds | list[TokenIds]
+    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    echo: bool = False
+    logprobs: int | None = None
+
+    def prompts(self) -> list[str | list[int]]:
+        """One entry per prompt: a text or token ids."""
+        prompt: Any = self.prompt
+        several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+        return list(prompt) if several else [prompt]
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def plain(self) -> dict[str, str]:
+        """As chat templates take it: role and one text."""
+        content = self.content
+        if not isinstance(content, str):
+            content = "".join(part.text for part in content)
+        role = "system" if self.role == "developer" else self.role
+        message = {"role": role, "content": content}
+        return message if self.name is None else {**message, "name": self.name}
+
+
+class ChatBody(SamplingBody):
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class TokenizeBody(Body):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    add_special_tokens: bool = True
+
+
+class DetokenizeBody(Body):
+    model: str | None = None
+    tokens: TokenIds
+
+
+def _token_id(key: str) -> int:
+    if not (key.isascii() and key.isdigit()):
+        raise ValueError(f"logit_bias must map token ids to numbers, got the key {key!r}")
+    return int(key)

@@ -1,0 +1,77 @@
+"""Runs the application on a socket, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from llama_cu.llm import LLM
+from llama_cu.server.app import create_app
+from llama_cu.server.engine_thread import FAILED
+from llama_cu.server.settings import Settings
+
+# Beyond the time that open answers get: for connections to close.
+_CLOSING_S = 5
+
+
+def run_server(
+    settings: Settings,
+    load: Callable[[], LLM],
+    *,
+    host: str,
+    port: int,
+    on_listen: Callable[[str], None],
+) -> None:
+    """Serve; `on_listen` gets the URL once connections are taken.
+
+    Raises what `load` raised when the model could not be loaded, OSError for an address that is
+    not to be had.
+    """
+    app = create_app(settings, load)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=round(settings.drain_s) + _CLOSING_S,
+    )
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            on_listen(_url(listener))
+            self._watcher = asyncio.create_task(self._end_without_model())
+
+        async def _end_without_model(self) -> None:
+            await app.state.service.engine.settled()
+            if app.state.service.engine.state == FAILED:
+                self.should_exit = True
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.service.begin_drain()
+            app.state.sessions.end_streams()
+            await super().shutdown(sockets)
+
+    with _listen(host, port) as listener:
+        Server(config).run([listener])
+    failure = app.state.service.engine.failure
+    if failure is not None:
+        raise failure
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
