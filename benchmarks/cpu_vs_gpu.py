@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import measure
+from benchmarks.measure import DECODE_TOKENS, PREFILL_TOKENS, measure
 from benchmarks.report import describe_run, load_average, ratios, table, write_json
 from benchmarks.workers import open_workers, vocab_size_of
 
@@ -29,9 +29,17 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, help="folder in Hugging Face layout")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU's BLAS")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--prefill-tokens", type=int, default=PREFILL_TOKENS)
+    parser.add_argument("--decode-tokens", type=int, default=DECODE_TOKENS)
     parser.add_argument("--json", type=Path, help="write the report here")
     arguments = parser.parse_args()
-    report = compare(arguments.model, threads=arguments.threads, repeats=arguments.repeats)
+    report = compare(
+        arguments.model,
+        threads=arguments.threads,
+        repeats=arguments.repeats,
+        prefill_tokens=arguments.prefill_tokens,
+        decode_tokens=arguments.decode_tokens,
+    )
     print(table(report["results"]))
     for measurement, found in report["ratios"].items():
         for pair, ratio in found.items():

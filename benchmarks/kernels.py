@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--context", type=int, default=512, help="tokens before the step ends")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--cache-mb", type=int, default=CACHE_BYTES >> 20, help="to be outgrown")
     parser.add_argument("--json", type=Path, help="write the report here")
     arguments = parser.parse_args()
     config = load_config(arguments.model)
@@ -65,7 +66,13 @@ def main() -> int:
     except BackendUnavailable as reason:
         print(f"could not run: {reason}", file=sys.stderr)
         return 1
-    report = time_ops(ops, config, context=arguments.context, repeats=arguments.repeats)
+    report = time_ops(
+        ops,
+        config,
+        context=arguments.context,
+        repeats=arguments.repeats,
+        cache_bytes=arguments.cache_mb << 20,
+    )
     report["model"] = arguments.model.resolve().name
     for step, found in report["steps"].items():
         print(f"{step} of {report['context']} on {report['device']}, {report['dtype']}")

@@ -23,6 +23,19 @@
 //   memory  negligible
 //   needs   nothing
 //
+// mask_logits: a copy in which a row with a mask keeps only the tokens whose bit is set: token t is
+// bit t % 32 of word t / 32. What it keeps is held within [-1e30, 1e30], so that an allowed token is
+// drawn even where all of them were banned before; the others are -inf.
+//
+//   logits, masked  [num_rows, vocab_size]               float32, contiguous
+//   mask_of         [num_rows]                           int32, a row of words, or -1 for no mask
+//   words           [num_masks, ceil(vocab_size / 32)]   int32, each row with a bit that is set
+//
+//   grid    (num_rows, ceil(vocab_size / 256)) blocks
+//   block   256 threads; a thread owns a logit, a warp reads one word
+//   memory  reads and writes each logit once; bandwidth-bound
+//   needs   nothing
+//
 // logprobs: log(softmax(logits)) of one token and of the num_top most likely ones, by falling
 // logit, then by rising id.
 //
@@ -39,6 +52,7 @@
 #include "select.cuh"
 
 constexpr int kMaxTop = 64;
+constexpr float kLargestKept = 1e30f;
 
 __global__ void copy_logits(const float* logits, float* out, long long count) {
   const long long step = (long long)gridDim.x * blockDim.x;
@@ -61,6 +75,23 @@ __global__ void edit_logits(const float* logits, float* edited, const int* rows,
   value = __fsub_rn(value, __fmul_rn(frequency, (float)counts[i]));
   if (counts[i] > 0) value -= presence;
   edited[at] = value + biases[i];
+}
+
+__global__ void mask_logits(const float* __restrict__ logits, float* masked, const int* mask_of,
+                            const int* words, int vocab_size) {
+  const int i = blockIdx.y * blockDim.x + threadIdx.x;
+  if (i >= vocab_size) return;
+  const int mask = mask_of[blockIdx.x];
+  const size_t at = (size_t)blockIdx.x * vocab_size + i;
+  float value = logits[at];
+  if (mask >= 0) {
+    const int num_words = (vocab_size + 31) / 32;
+    const unsigned word = words[(size_t)mask * num_words + i / 32];
+    const bool allowed = word >> (i % 32) & 1;
+    // fmaxf and fminf prefer the number to a NaN.
+    value = allowed ? fminf(fmaxf(value, -kLargestKept), kLargestKept) : -infinity();
+  }
+  masked[at] = value;
 }
 
 // Collects the positions of the num_top largest of a row, in no order.
@@ -91,9 +122,9 @@ __device__ inline void find_top(const float* row, int size, int num_top, int* to
   __syncthreads();  // top is complete
 }
 
-__global__ void logprobs(const float* __restrict__ logits, const int* token_ids,
-                         float* token_logprobs, int* top_ids, float* top_logprobs, int vocab_size,
-                         int num_top) {
+__global__ void __launch_bounds__(1024)
+    logprobs(const float* __restrict__ logits, const int* token_ids, float* token_logprobs,
+             int* top_ids, float* top_logprobs, int vocab_size, int num_top) {
   __shared__ int top[kMaxTop];
   const float* row = logits + (size_t)blockIdx.x * vocab_size;
   const float largest = row[position_of_largest(row, vocab_size)];

@@ -39,7 +39,8 @@ __device__ inline Vec<T, LANES> scaled(Vec<T, LANES> x, float inv_rms, Vec<T, LA
 }
 
 template <typename T, int LANES>
-__global__ void rms_norm(const T* x, const T* weight, T* out, int hidden_size, float eps) {
+__global__ void __launch_bounds__(512)
+    rms_norm(const T* x, const T* weight, T* out, int hidden_size, float eps) {
   const int num_vecs = hidden_size / LANES;
   const size_t row = (size_t)blockIdx.x * num_vecs;
   const auto* x_row = reinterpret_cast<const Vec<T, LANES>*>(x) + row;

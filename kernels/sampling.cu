@@ -1,4 +1,4 @@
-// One token per row of logits, by the rule of numpy_ops.py.
+// One token per row of logits, by the rule of numpy_sampling.py.
 //
 // argmax: the largest logit, of several the lowest id.
 //
@@ -130,14 +130,16 @@ __device__ inline int draw(const WeightedRow& row, Survivors survivors, int size
   return found;
 }
 
-__global__ void argmax(const float* __restrict__ logits, int* out, int vocab_size) {
+__global__ void __launch_bounds__(1024)
+    argmax(const float* __restrict__ logits, int* out, int vocab_size) {
   const int best = position_of_largest(logits + (size_t)blockIdx.x * vocab_size, vocab_size);
   if (threadIdx.x == 0) out[blockIdx.x] = best;
 }
 
-__global__ void sample(const float* __restrict__ logits, const float* temperatures,
-                       const int* top_ks, const float* top_ps, const float* min_ps,
-                       const int* seeds, const int* positions, int* out, int vocab_size) {
+__global__ void __launch_bounds__(1024)
+    sample(const float* __restrict__ logits, const float* temperatures, const int* top_ks,
+           const float* top_ps, const float* min_ps, const int* seeds, const int* positions,
+           int* out, int vocab_size) {
   const int i = blockIdx.x;
   const float* row_logits = logits + (size_t)i * vocab_size;
   int token = position_of_largest(row_logits, vocab_size);

@@ -58,7 +58,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class SamplingRows:
-    """How to draw each row's token. Device arrays, one entry per row of logits."""
+    """How to draw each row's token. Device arrays, one entry per row of logits.
+
+    With `all_greedy` nothing looks at them, and they may be empty.
+    """
 
     temperature: Array  # [num_rows] float32; 0 is greedy
     top_k: Array  # [num_rows] int32; 0 keeps all
@@ -83,3 +86,14 @@ class LogitEdits:
     seen: Array  # [num_edits] int32, 1 where the prompt or the answer holds the token
     biases: Array  # [num_edits] float32; -inf bans
     penalties: Array  # [num_rows, 3] float32: repetition, presence, frequency
+
+
+@dataclass(frozen=True)
+class LogitMasks:
+    """Which tokens a row may draw, a bit each: token t is bit t % 32 of word t // 32.
+
+    Every mask allows at least one token.
+    """
+
+    mask_of: Array  # [num_rows] int32, the mask of a row of logits; -1 allows all
+    words: Array  # [num_masks, ceil(vocab_size / 32)] int32

@@ -13,7 +13,12 @@ from llama_cu.kv_cache import BlockAllocator, KVCache
 from llama_cu.model import Llama
 from llama_cu.scheduler import Scheduler, Slice
 from llama_cu.sequence import Logprob, Sequence
-from llama_cu.step_input import build_batch, build_logit_edits, build_sampling_rows
+from llama_cu.step_input import (
+    build_batch,
+    build_logit_edits,
+    build_logit_masks,
+    build_sampling_rows,
+)
 
 Array = Any
 
@@ -120,6 +125,10 @@ class Engine:
         if any(sequence.params.edits_logits for sequence in sequences):
             edits = build_logit_edits(sequences, ops)
             edited = logits if edits is None else ops.edit_logits(logits, edits)
+        # The device is still at work on the logits while the host makes the masks.
+        masks = build_logit_masks(sequences, ops)
+        if masks is not None:
+            edited = ops.mask_logits(edited, masks)
         token_ids = ops.sample(edited, build_sampling_rows(sequences, ops))
         wanted = [s.params.logprobs for s in sequences if s.params.logprobs is not None]
         if wanted:

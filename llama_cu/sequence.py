@@ -6,10 +6,13 @@ import struct
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from llama_cu.errors import RequestError
 from llama_cu.sampling_params import SamplingParams
 from llama_cu.stopping import StopStrings
+
+Array = Any
 
 
 class Decoder(Protocol):
@@ -18,6 +21,26 @@ class Decoder(Protocol):
     def push(self, token_id: int) -> str: ...
 
     def finish(self) -> str: ...
+
+
+class Constraint(Protocol):
+    """Decides which tokens may come; it knows those that came. One sequence has it for itself.
+
+    Where it cannot go on, `mask` and `accept` raise RequestError.
+    """
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete, so that nothing may follow it."""
+
+    def mask(self) -> Array:
+        """The tokens that may come next: a row of `LogitMasks.words` with a bit that is set.
+
+        Tokens that end the answer are among them exactly when it may end here.
+        """
+
+    def accept(self, token_id: int) -> None:
+        """Take the token that was drawn."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,8 @@ class Sequence:
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)
     prompt_tokens: frozenset[int] = frozenset()  # filled where a penalty looks at them
     counts: Counter[int] = field(default_factory=Counter)  # likewise, of the answer
+    constraint: Constraint | None = None
+    failure: str | None = None  # why the constraint gave up; finish_reason becomes "error"
     sampling_words: tuple[int, ...] = ()  # the draw's parameters as int32 words, for the upload
     arrival_s: float = field(default_factory=time.perf_counter)
     first_token_s: float | None = None
@@ -81,6 +106,9 @@ class Sequence:
 
     def append(self, token_id: int) -> None:
         """Take the drawn token, extend the text, and decide whether the answer ends."""
+        if self.failure is not None:  # nobody knows whether the token was allowed
+            self.finish("error")
+            return
         self.token_ids.append(token_id)
         if self.params.counts_tokens:
             self.counts[token_id] += 1
@@ -89,11 +117,19 @@ class Sequence:
         if self._ends_at(token_id):
             self.finish("stop")
             return
+        if self.constraint is not None:
+            try:
+                self.constraint.accept(token_id)
+            except RequestError as error:
+                self.failure = str(error)
+                self.finish("error")
+                return
         if self.decoder is not None:
             piece = self.decoder.push(token_id)
             early = self.num_generated < self.params.min_tokens
             self.text += piece if early else self.stops.push(piece)
-        if self.stops.matched is not None:
+        complete = self.constraint is not None and self.constraint.finished
+        if complete or self.stops.matched is not None:
             self.finish("stop")
         elif self.num_generated == self.params.max_tokens or len(self) >= self.max_len:
             self.finish("length")
@@ -103,6 +139,16 @@ class Sequence:
             return False
         ends = token_id in self.eos_token_ids and not self.params.ignore_eos
         return ends or token_id in self.params.stop_token_ids
+
+    def allowed_words(self) -> Array | None:
+        """The constraint's mask for the next token; None without one, or where it gave up."""
+        if self.constraint is None:
+            return None
+        try:
+            return self.constraint.mask()
+        except RequestError as error:
+            self.failure = str(error)
+            return None
 
     def banned_ids(self) -> set[int]:
         """Tokens that would end the answer before min_tokens."""

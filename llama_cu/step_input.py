@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.batch import Batch, LogitEdits, SamplingRows
+from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.base import Ops
 from llama_cu.scheduler import Slice
 from llama_cu.sequence import Sequence
 
 Array = Any
+
+# Nothing looks at the arrays where every row is greedy.
+_ALL_GREEDY = SamplingRows(
+    **dict.fromkeys(
+        ("temperature", "top_k", "top_p", "min_p", "seeds", "positions"), np.empty(0, np.int32)
+    ),
+    all_greedy=True,
+)
 
 RopeRow = Callable[[int, int], int]
 """rope_row(position, prompt_len): the row of inv_freq that rotates a token."""
@@ -87,14 +95,13 @@ def _upload_fields(ops: Ops, fields: list[list[int]]) -> list[Array]:
 
 def build_sampling_rows(sequences: Seq[Sequence], ops: Ops) -> SamplingRows:
     """The draw of each sequence's next token."""
-    words = [sequence.sampling_words for sequence in sequences]
-    temperature, top_p, min_p, top_k, low, high = (
-        list(column) for column in zip(*words, strict=True)
-    )
+    if all(sequence.params.greedy for sequence in sequences):
+        return _ALL_GREEDY
+    columns = zip(*(sequence.sampling_words for sequence in sequences), strict=True)
+    temperature, top_p, min_p, top_k, low, high = map(list, columns)
     seeds = [half for pair in zip(low, high, strict=True) for half in pair]
     positions = [len(sequence) for sequence in sequences]
     arrays = _upload_fields(ops, [temperature, top_p, min_p, top_k, seeds, positions])
-    params = [sequence.params for sequence in sequences]
     return SamplingRows(
         temperature=arrays[0].view(np.float32),
         top_p=arrays[1].view(np.float32),
@@ -102,7 +109,7 @@ def build_sampling_rows(sequences: Seq[Sequence], ops: Ops) -> SamplingRows:
         top_k=arrays[3],
         seeds=arrays[4].reshape(-1, 2),
         positions=arrays[5],
-        all_greedy=all(p.greedy for p in params),
+        all_greedy=False,
     )
 
 
@@ -137,4 +144,22 @@ def build_logit_edits(sequences: Seq[Sequence], ops: Ops) -> LogitEdits | None:
         seen=seen_flags,
         biases=ops.upload(np.array(biases, np.float32)),
         penalties=ops.upload(np.array(penalties, np.float32)),
+    )
+
+
+def build_logit_masks(sequences: Seq[Sequence], ops: Ops) -> LogitMasks | None:
+    """What the sequences' constraints allow, or None where none has any.
+
+    What is drawn for a sequence whose constraint gave up is of no use; `append` ends it.
+    """
+    if all(sequence.constraint is None for sequence in sequences):
+        return None
+    allowed = [sequence.allowed_words() for sequence in sequences]
+    masks = [words for words in allowed if words is not None]
+    if not masks:
+        return None
+    numbers = iter(range(len(masks)))
+    mask_of = [-1 if words is None else next(numbers) for words in allowed]
+    return LogitMasks(
+        mask_of=ops.upload(np.array(mask_of, np.int32)), words=ops.upload(np.stack(masks))
     )

@@ -19,12 +19,21 @@ from tests.backends import (
     put_as,
 )
 
-# (head_dim, query heads, KV heads): groups of 1, 3, 8, 32 and in between. The first three in
-# every dtype; the rest in float32 alone, as they differ in nothing but template arguments.
-HEADS = [(64, 6, 2), (128, 8, 1), (80, 32, 1)]
-MORE_HEADS = [(8, 2, 2), (16, 4, 2), (32, 3, 1), (96, 4, 4), (256, 11, 1)]
-
-FLOAT32_BACKENDS = [backend for backend in BACKENDS if backend.id.endswith("-float32")]
+# (head_dim, query heads, KV heads): groups of 1, 2, 3, 8, 32 and in between. The first five in
+# every dtype; the rest in float32, and those whose layout another does not have in float16.
+HEADS = [(64, 6, 2), (128, 8, 1), (80, 32, 1), (128, 3, 3), (80, 4, 2)]
+MORE_HEADS = {
+    "float32": [
+        (8, 2, 2),
+        (16, 4, 2),
+        (32, 3, 1),
+        (96, 4, 4),
+        (112, 6, 2),
+        (192, 5, 1),
+        (256, 11, 1),
+    ],
+    "float16": [(112, 6, 2), (192, 5, 1), (256, 11, 1)],
+}
 
 # Decode across the borders of tiles of 32 and partitions of 256; prefill whole and in part.
 DECODES = ((1, 1), (1, 2), (1, 31), (1, 32), (1, 33), (1, 255), (1, 256), (1, 257), (1, 700))
@@ -130,8 +139,14 @@ def test_attention_of_groups_of_heads(ops, heads, window):
     assert_close(ops, problem.result(window), problem.want(window))
 
 
-@pytest.mark.parametrize("heads", MORE_HEADS, ids=str)
-@pytest.mark.parametrize("backend", FLOAT32_BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "heads"),
+    [
+        pytest.param(*backend.values, heads, id=f"{backend.id}-{heads}", marks=backend.marks)
+        for backend in BACKENDS
+        for heads in MORE_HEADS.get(backend.values[0][1], ())
+    ],
+)
 def test_attention_of_other_head_sizes(backend, heads):
     ops = make_ops(backend)
     problem = Problem(ops, MIXED, heads)
@@ -160,6 +175,24 @@ def test_the_unfused_path_bounds_its_memory_by_tiles_of_queries(device_ops, monk
     problem = Problem(device_ops, PREFILLS, HEADS[0])
     monkeypatch.setattr("llama_cu.ops.cuda_attention._MAX_SCORES", 7 * 77 * 6)
     assert_close(device_ops, problem.unfused_result(30), problem.want(30))
+
+
+@pytest.mark.parametrize("limit", ["_MAX_PARTIALS", "MAX_GRID_YZ"])
+def test_sequences_that_do_not_fit_one_launch_are_decoded_in_several(
+    device_ops, monkeypatch, limit
+):
+    problem = Problem(device_ops, (*DECODES, *MIXED), HEADS[0])
+    together = got(device_ops, problem.result(300))
+    monkeypatch.setattr(f"llama_cu.ops.cuda_attention.{limit}", 2 if "GRID" in limit else 4000)
+    np.testing.assert_array_equal(got(device_ops, problem.result(300)), together)
+    assert_close(device_ops, problem.result(300), problem.want(300))
+
+
+@pytest.mark.parametrize("head_dim", [64, 20])
+def test_a_sequence_without_new_tokens_has_nothing_to_do(device_ops, head_dim):
+    lens = ((0, 40), PREFILLS[2], (0, 0), DECODES[7], (0, 300))
+    problem = Problem(device_ops, lens, (head_dim, 6, 2))
+    assert_close(device_ops, problem.result(20), problem.want(20))
 
 
 @pytest.mark.parametrize("window", [None, 20])

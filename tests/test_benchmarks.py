@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from benchmarks import cpu_vs_gpu, kernels, peers
+from benchmarks import cpu_vs_gpu, gpu_run, gpu_tests, kernels, peers
 from benchmarks.measure import measure
 from benchmarks.report import describe_run, durations, rates, ratios, table, write_json
 from llama_cu.checkpoint.config import load_config
@@ -119,6 +119,75 @@ def test_peers_do_the_same_work_and_absent_ones_are_named(model):
     assert report["ratios"]["decode 8"].keys() == {f"numpy / {n}" for n in ran if n != "numpy"}
     assert report["results"]["story model, decode"]["numpy"]["median"] > 0
     assert report["results"]["process start"]["llama-cu --help"]["unit"] == "s"
+
+
+def test_a_rehearsed_gpu_run_writes_each_part_down(tmp_path):
+    parts = ["compile", "pytest", "memcheck", "kernels", "cpu_vs_gpu random"]
+    run = gpu_run.GpuRun(
+        results=[tmp_path, tmp_path / "copy"],
+        log=tmp_path / "log",
+        limit_s=200,
+        commit="abc",
+        rehearse=True,
+    )
+
+    passed = run.run(parts)
+
+    assert passed, (tmp_path / "log").read_text()
+    names = ["gpu-run", "gpu-tests", "kernels", "cpu-vs-gpu-135m-shapes"]
+    for folder in (tmp_path, tmp_path / "copy"):
+        assert {path.name for path in folder.glob("*.json")} == {
+            f"{n}-rehearsal.json" for n in names
+        }
+    ended = json.loads((tmp_path / "gpu-run-rehearsal.json").read_text())["parts"]
+    assert list(ended) == parts
+    tests = json.loads((tmp_path / "gpu-tests-rehearsal.json").read_text())["runs"]["pytest"]
+    assert (tests["exit_code"], tests["failed"]) == (0, 0)
+    assert tests["passed"] + tests["skipped"] == 16
+    compared = json.loads((tmp_path / "cpu-vs-gpu-135m-shapes-rehearsal.json").read_text())
+    assert compared["commit"] == "abc" and "decode 128" in compared["results"]
+
+
+def test_a_gpu_run_without_time_says_what_it_left_out(tmp_path):
+    options = {"commit": None, "rehearse": True, "limit_s": 0}
+    run = gpu_run.GpuRun(results=[tmp_path], log=tmp_path / "log", **options)
+
+    assert run.run(["kernels"])
+
+    ended = json.loads((tmp_path / "gpu-run-rehearsal.json").read_text())["parts"]
+    assert ended == {"kernels": {"could_not_run": "no time was left"}}
+
+
+def test_a_run_that_takes_too_long_keeps_the_outcomes_it_had(tmp_path):
+    test = tmp_path / "test_slow.py"
+    test.write_text("import time\ndef test_a(): pass\ndef test_b(): assert 0\n")
+    with test.open("a") as file:
+        file.write("def test_c(): time.sleep(60)\n")
+    run = gpu_tests.Run("slow", (str(test), f"--rootdir={tmp_path}"), 6, "")
+
+    found = gpu_tests.run_tests(run, log=tmp_path / "log")
+
+    assert (found["exit_code"], found["passed"], found["failed"]) == (124, 1, 1)
+    assert [name.rpartition("::")[2] for name in found["failures"]] == ["test_b"]
+    assert not gpu_tests.passed(found)
+
+
+def test_gpu_tests_are_looked_for_where_they_are():
+    files = gpu_tests.gpu_test_files()
+
+    assert {"tests/test_ops.py", "tests/test_attention.py", "tests/test_model.py"} <= set(files)
+    assert "tests/test_chat.py" not in files
+
+
+def test_sanitizer_errors_are_those_of_the_summary_or_else_of_the_reports():
+    report = "========= Invalid __global__ write of size 4 bytes\n=========     at f+0x80\n"
+
+    assert gpu_tests.sanitizer_errors(report + "========= ERROR SUMMARY: 3 errors\n") == 3
+    assert gpu_tests.sanitizer_errors("========= ERROR SUMMARY: 0 errors\n") == 0
+    hazards = "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n"
+    assert gpu_tests.sanitizer_errors(hazards) == 2
+    assert gpu_tests.sanitizer_errors(report + report) == 2
+    assert gpu_tests.sanitizer_errors("16 passed in 3 s\n") == 0
 
 
 def test_every_op_is_timed_for_decode_and_prefill(model):

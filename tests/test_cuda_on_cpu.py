@@ -60,6 +60,13 @@ def test_a_write_past_dynamic_shared_memory_is_caught() -> None:
         run_memory("overrun_dynamic_shared", 1, shared=256)
 
 
+@pytest.mark.skipif(not find_compiler().is_gcc, reason="only g++ checks copies of whole vectors")
+def test_a_misaligned_vector_is_caught_without_sanitizers_too() -> None:
+    run_memory("load_vectors", 0)
+    with pytest.raises(KernelFault, match=r"memory_faults.cu:\d+ needs a multiple of 16 bytes"):
+        run_memory("load_vectors", 1)
+
+
 def test_a_grid_with_one_block_too_many_is_caught() -> None:
     assert np.array_equal(run_memory("copy_unbounded", 0, size=128, grid=2), ramp(128))
     with pytest.raises(KernelFault, match="a write behind an array of 512 bytes"):
@@ -198,6 +205,16 @@ def test_a_launch_that_no_gpu_accepts_is_refused(
     kernel = device.kernel("memory_faults", "write_past_the_end", 0)
     with pytest.raises(LaunchError, match=message):
         kernel(grid, block, (x, out, np.int32(100)), shared_bytes)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("copy_bounded", 64), ("write_past_the_end", 256)])
+def test_a_block_larger_than_the_launch_bounds_is_refused(name: str, bound: int) -> None:
+    device = make_device()
+    x, out = device.upload(ramp(100)), device.empty((100,), FLOAT)
+    kernel = device.kernel("memory_faults", name, 0)
+    kernel((2,), (bound,), (x, out, np.int32(100)), 0)
+    with pytest.raises(LaunchError, match=rf"__launch_bounds__ allow {bound} threads, got"):
+        kernel((2,), (bound + 1,), (x, out, np.int32(100)), 0)
 
 
 def test_fresh_arrays_hold_poison_and_memory_is_counted() -> None:

@@ -123,6 +123,14 @@ def test_gemm_refuses_a_last_axis_with_gaps(device: Device) -> None:
         device.gemm(a[:, ::2], b, device.empty((2, 4), DTYPES[0]))
 
 
+def test_gemm_refuses_rows_that_overlap() -> None:
+    b, out = np.ones((4, 3), np.float32), np.ones((2, 4), np.float32)
+    for strides in ((0, 4), (8, 4), (-12, 4), (14, 4)):
+        a = np.lib.stride_tricks.as_strided(np.ones((9, 3), np.float32)[4:], (2, 3), strides)
+        with pytest.raises(ValueError, match="the rows of a must not overlap"):
+            check_gemm(a, b, out, transpose_b=True)
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES, np.dtype(np.int32), np.dtype(np.uint64)], ids=str)
 def test_what_goes_up_comes_down(device: Device, dtype: Any) -> None:
     host = np.random.default_rng(3).integers(0, 100, (5, 7)).astype(dtype)

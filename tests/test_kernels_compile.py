@@ -21,6 +21,7 @@ from llama_cu.ops.cuda_kernels import (
     load_nvrtc,
     specialisations,
 )
+from tests.cuda_on_cpu.arguments import UNBOUNDED_THREADS, launch_bound
 
 FILES = sorted({template.file for template in TEMPLATES})
 # The head sizes of nearly every checkpoint, on all architectures; all others on these two.
@@ -61,6 +62,9 @@ def test_every_kernel_compiles_without_a_spill(arch: int, program: tuple[str, li
     assert not spilling
     for name, resources in compiled.resources.items():
         assert 0 < resources.registers <= 255, name
+        threads = launch_bound(KERNEL_DIR / f"{file}.cu", name.split("<")[0]) or UNBOUNDED_THREADS
+        # A warp's registers come in eights a thread; a multiprocessor has 64 Ki.
+        assert -(-resources.registers // 8) * 8 * threads <= 65536, name
         assert resources.static_shared_bytes <= 48 * 1024, name
 
 
@@ -107,6 +111,12 @@ def test_what_ptxas_says_stands_in_the_machine_code_too(arch: int) -> None:
     stacks = [frames[symbol] for symbol in registers]
     assert sorted(registers.values()) == sorted(r.registers for r in compiled.resources.values())
     assert sorted(stacks) == sorted(r.stack_bytes for r in compiled.resources.values())
+
+
+def test_launch_bounds_are_read_off_the_source() -> None:
+    assert launch_bound(KERNEL_DIR / "attention_prefill.cu", "attention_prefill") == 128
+    assert launch_bound(KERNEL_DIR / "sampling.cu", "sample") == 1024
+    assert launch_bound(KERNEL_DIR / "sampling.cu", "random_words") is None
 
 
 def test_a_spill_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_gather_copies_rows_bit_by_bit(ops, rng, num_rows, width):
 
 
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)
-@pytest.mark.parametrize(("in_size", "out_size"), [(8, 96), (100, 250), (515, 33)])
+@pytest.mark.parametrize(("in_size", "out_size"), [(8, 96), (12, 100), (100, 250), (515, 33)])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_linear(ops, rng, num_tokens, in_size, out_size, with_bias, with_residual):
@@ -63,11 +63,12 @@ def test_logits_are_not_rounded(ops, rng, num_tokens):
     result = got(ops, ops.logits(put(ops, x), put(ops, weight)))
     want = reference.linear(x, weight, None, None)
     assert result.shape == want.shape
-    assert np.linalg.norm(result - want) <= 1e-6 * np.linalg.norm(want)
+    # Rounding to 16 bits would make it 1e-4 at least; tensor cores truncate what they add.
+    assert np.linalg.norm(result - want) <= 1e-5 * np.linalg.norm(want)
 
 
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)
-@pytest.mark.parametrize("hidden_size", [8, 96, 100, 250, 4096])
+@pytest.mark.parametrize("hidden_size", [8, 33, 96, 100, 250, 4096])
 def test_rms_norm(ops, rng, num_tokens, hidden_size):
     x, weight = normal(ops, rng, num_tokens, hidden_size) * 4, normal(ops, rng, hidden_size)
     result = ops.rms_norm(put(ops, x), put(ops, weight), 1e-5)
@@ -82,7 +83,7 @@ def test_rms_norm_of_large_values_does_not_overflow(ops, rng):
 
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)
 @pytest.mark.parametrize(
-    ("num_heads", "head_dim"), [(1, 16), (5, 80), (3, 100), (8, 128), (2, 256)]
+    ("num_heads", "head_dim"), [(1, 16), (4, 10), (3, 33), (5, 80), (3, 100), (8, 128), (2, 256)]
 )
 def test_head_norm_changes_its_heads_and_no_others(ops, rng, num_tokens, num_heads, head_dim):
     qkv, weight = normal(ops, rng, num_tokens, num_heads + 3, head_dim), normal(ops, rng, head_dim)
@@ -108,7 +109,7 @@ def test_rope_angles_are_exact_at_any_position(ops, rng, half_dim):
 
 
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)
-@pytest.mark.parametrize("head_dim", [2, 16, 72, 80, 128, 256])
+@pytest.mark.parametrize("head_dim", [2, 4, 16, 72, 80, 128, 256])
 def test_rope_turns_q_and_k_and_leaves_v(ops, rng, num_tokens, head_dim):
     qkv = normal(ops, rng, num_tokens, 7, head_dim)
     angles = rng.uniform(0, 7, (num_tokens, head_dim // 2))
@@ -121,7 +122,9 @@ def test_rope_turns_q_and_k_and_leaves_v(ops, rng, num_tokens, head_dim):
 
 
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)
-@pytest.mark.parametrize(("num_kv_heads", "head_dim"), [(1, 16), (3, 80), (2, 20), (8, 128)])
+@pytest.mark.parametrize(
+    ("num_kv_heads", "head_dim"), [(1, 16), (3, 80), (2, 20), (3, 5), (2, 6), (8, 128)]
+)
 @pytest.mark.parametrize("block_size", [1, 5, 16])
 def test_store_kv_writes_its_slots_and_no_others(
     ops, rng, num_tokens, num_kv_heads, head_dim, block_size
@@ -155,6 +158,23 @@ def test_swiglu_of_large_gates_has_the_right_limits(ops):
     np.testing.assert_allclose(result, rounded * [0, 0, 1, 1], atol=1e-30)
 
 
+def test_no_tokens_are_no_work(device_ops):
+    ops, no_ids = device_ops, put_as(device_ops, np.empty(0))
+    weight, cos_sin = put(ops, np.ones(16)), put_as(ops, np.empty((0, 16)), np.float32)
+    x, heads = put(ops, np.empty((0, 16))), put(ops, np.empty((0, 5, 16)))
+    cache, table = put(ops, np.ones((2, 4, 1, 16))), put_as(ops, np.ones((1, 8)), np.float32)
+    ops.rope(heads[:, :4], cos_sin)
+    ops.head_norm(heads[:, :4], weight, 1e-5)
+    ops.store_kv(heads[:, 3:4], heads[:, 4:], cache, cache, no_ids)
+    assert ops.rope_angles(table, no_ids, no_ids, 1.0).shape == (0, 16)
+    assert ops.swiglu(x).shape == (0, 8)
+    assert ops.rms_norm(x, weight, 1e-5).shape == (0, 16)
+    square = put(ops, np.ones((16, 16)))
+    assert ops.linear(x, square, weight).shape == (0, 16)
+    assert ops.linear(x, square, weight, x) is x
+    assert (got(ops, cache) == 1).all()
+
+
 def test_a_wrong_argument_is_refused_by_name(device_ops):
     ops = device_ops
     x, other = put(ops, np.ones((3, 16))), np.dtype(np.int8)
@@ -177,6 +197,16 @@ def test_a_wrong_argument_is_refused_by_name(device_ops):
         ops.linear(x, put(ops, np.ones((4, 8))))
     with pytest.raises(ValueError, match=r"store_kv: k .* and v .* differ"):
         ops.store_kv(heads[:, :1], heads[:, :2], x, x, rows)
+
+
+@pytest.mark.parametrize("num_tokens", [65536, 70000])
+def test_there_may_be_more_tokens_than_a_grid_is_high(ops, rng, num_tokens):
+    gate_up, bias = normal(ops, rng, num_tokens, 16), normal(ops, rng, 8)
+    hidden = ops.swiglu(put(ops, gate_up))
+    assert_close(ops, hidden, reference.swiglu(gate_up))
+    weight = normal(ops, rng, 8, 8)
+    want = reference.linear(got(ops, hidden), weight, bias, None)
+    assert_close(ops, ops.linear(hidden, put(ops, weight), put(ops, bias)), want)
 
 
 @pytest.mark.parametrize("window", [None, 1, 7, 300])

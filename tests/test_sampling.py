@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llama_cu.batch import LogitEdits, SamplingRows
+from llama_cu.batch import LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.cuda_launch import ceil_div
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from llama_cu.philox import philox4x32, random_bits
@@ -238,6 +238,73 @@ def test_edits_change_their_logits_and_no_others(ops, rng, num_rows, vocab_size)
     np.testing.assert_array_equal(got(ops, edited), same)
 
 
+def random_masks(rng, num_rows, vocab_size):
+    """Which tokens each row allows, as booleans and as LogitMasks' arrays; some rows have none."""
+    allowed = rng.random((num_rows, vocab_size)) < rng.uniform(0, 0.3, (num_rows, 1))
+    allowed[np.arange(num_rows), rng.integers(0, vocab_size, num_rows)] = True
+    bits = np.zeros((num_rows, 32 * ceil_div(vocab_size, 32)), bool)
+    bits[:, :vocab_size] = allowed
+    bits[:, vocab_size:] = rng.random(bits[:, vocab_size:].shape) < 0.5  # these mean nothing
+    powers = np.uint32(1) << np.arange(32, dtype=np.uint32)
+    words = (bits.reshape(num_rows, -1, 32) * powers).sum(-1, dtype=np.uint32)
+    masked = rng.permutation(num_rows)[: ceil_div(2 * num_rows, 3)]
+    mask_of = np.full(num_rows, -1)
+    mask_of[masked] = np.arange(masked.size)
+    allowed[mask_of < 0] = True
+    return allowed, mask_of, words[masked].view(np.int32)
+
+
+def logit_masks(ops, mask_of, words):
+    return LogitMasks(put_as(ops, mask_of), put_as(ops, words))
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "vocab_size"), [(1, 1), (1, 32), (3, 31), (5, 33), (64, 515), (4, 32003)]
+)
+def test_a_mask_leaves_its_tokens_and_bans_the_others(ops, rng, num_rows, vocab_size):
+    logits = rng.normal(0, 3, (num_rows, vocab_size)).astype(np.float32)
+    allowed, mask_of, words = random_masks(rng, num_rows, vocab_size)
+    array = put_as(ops, logits, np.float32)
+    masked = got(ops, ops.mask_logits(array, logit_masks(ops, mask_of, words)))
+    np.testing.assert_array_equal(masked, np.where(allowed, logits, -np.inf))
+    np.testing.assert_array_equal(got(ops, array), logits)
+    tokens = sample(ops, masked)
+    assert allowed[np.arange(num_rows), tokens].all()
+
+
+def test_one_mask_serves_several_rows(ops, rng):
+    logits = rng.normal(0, 3, (4, 70)).astype(np.float32)
+    words = np.array([[0, 1 << 5, 0], [-1, -1, -(2**31)]], np.int64).astype(np.int32)
+    masked = got(
+        ops,
+        ops.mask_logits(put_as(ops, logits, np.float32), logit_masks(ops, [1, 0, -1, 0], words)),
+    )
+    kept = [set(np.flatnonzero(row > -np.inf).tolist()) for row in masked]
+    assert kept == [set(range(64)), {37}, set(range(70)), {37}]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-5, 0.5, 1.0, 100.0])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
+def test_an_allowed_token_is_drawn_whatever_its_logit(ops, rng, filters, temperature):
+    logits = rng.normal(0, 3, (6, 300)).astype(np.float32)
+    words = np.zeros((1, 10), np.int32)
+    words[0, 3], words[0, 7] = 1 << 4, 1 << 9
+    allowed = [100, 233]
+    logits[0, allowed] = -np.inf
+    logits[1] = np.nan
+    logits[2, allowed] = np.inf, np.inf
+    logits[3] = -np.inf
+    logits[4, allowed] = np.nan, -np.inf
+    logits[5, allowed] = -np.inf, -90.0
+    masks = logit_masks(ops, [0] * 6, words)
+    masked = ops.mask_logits(put_as(ops, logits, np.float32), masks)
+    tokens = got(ops, ops.sample(masked, sampling_rows(ops, 6, temperature=temperature, **filters)))
+    assert set(tokens.tolist()) <= set(allowed)
+    assert tokens[5] == 233
+    same = NUMPY.mask_logits(logits, LogitMasks(np.zeros(6, np.int32), words))
+    np.testing.assert_array_equal(got(ops, masked), same)
+
+
 @pytest.mark.parametrize("num_rows", [1, 5])
 @pytest.mark.parametrize("vocab_size", [64, 1000, 32003])
 @pytest.mark.parametrize("num_top", [0, 1, 5, 64])
@@ -262,6 +329,17 @@ def test_logprobs_of_banned_tokens_are_minus_infinity(ops):
     np.testing.assert_allclose(got(ops, top)[0, :2], [-0.31326169, -1.31326169], atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_rows_are_no_work(device_ops, temperature):
+    logits = put_as(device_ops, np.empty((0, 100)), np.float32)
+    rows = sampling_rows(device_ops, 0, temperature=temperature)
+    assert got(device_ops, device_ops.sample(logits, rows)).shape == (0,)
+    edits = logit_edits(device_ops, [], np.empty((0, 3)))
+    assert device_ops.edit_logits(logits, edits).shape == (0, 100)
+    shapes = [a.shape for a in device_ops.logprobs(logits, put_as(device_ops, np.empty(0)), 5)]
+    assert shapes == [(0,), (0, 5), (0, 5)]
+
+
 def test_wrong_arguments_are_refused_by_name(device_ops):
     logits = put_as(device_ops, np.ones((2, 100)), np.float32)
     ids = put_as(device_ops, [1, 2])
@@ -269,5 +347,9 @@ def test_wrong_arguments_are_refused_by_name(device_ops):
         device_ops.logprobs(logits, ids, 65)
     with pytest.raises(ValueError, match=r"rows\.temperature must be"):
         device_ops.sample(logits, sampling_rows(device_ops, 3))
+    with pytest.raises(ValueError, match=r"masks\.words must be \(1, 4\) int32, got \(1, 3\)"):
+        device_ops.mask_logits(logits, logit_masks(device_ops, [0, 0], np.ones((1, 3))))
+    with pytest.raises(ValueError, match=r"masks\.mask_of must be \(2,\) int32"):
+        device_ops.mask_logits(logits, logit_masks(device_ops, [0], np.ones((1, 4))))
     with pytest.raises(ValueError, match="logits must be contiguous"):
         device_ops.sample(logits[:, :50], sampling_rows(device_ops, 2))

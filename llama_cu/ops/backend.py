@@ -29,7 +29,7 @@ def get_ops(
     name of each kernel that must be compiled first. Raises BackendUnavailable when cuda cannot be
     had, ValueError for other names.
     """
-    if dtype != "auto" and dtype not in DTYPES:
+    if dtype not in ("auto", *DTYPES):
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
     cuda_dtype = DTYPES[checkpoint_dtype if dtype == "auto" else dtype]
     if isinstance(device, Device):

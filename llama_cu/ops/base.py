@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llama_cu.batch import Batch, LogitEdits, SamplingRows
+from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
 
 Array = Any
 
@@ -116,8 +116,15 @@ class Ops(Protocol):
     def edit_logits(self, logits: Array, edits: LogitEdits) -> Array:
         """A copy of logits [num_rows, vocab_size] with penalties and biases applied."""
 
+    def mask_logits(self, logits: Array, masks: LogitMasks) -> Array:
+        """A copy of logits [num_rows, vocab_size] that is -inf where a row's mask has no bit.
+
+        Where it has one, the logit is held within [-1e30, 1e30] (NaN becomes -1e30): an allowed
+        token is drawn whatever banned it before. Rows without a mask stay as they are.
+        """
+
     def sample(self, logits: Array, rows: SamplingRows) -> Array:
-        """One token id per row: [num_rows] int32. The rule is in `numpy_ops.py`."""
+        """One token id per row: [num_rows] int32. The rule is in `numpy_sampling.py`."""
 
     def logprobs(self, logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:
         """Log softmax of each row at its token, and at its most likely tokens.

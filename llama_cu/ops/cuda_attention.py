@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llama_cu.batch import Batch
 from llama_cu.ops.cuda_kernels import C_TYPES
-from llama_cu.ops.cuda_launch import ceil_div, check, check_array, token_stride, whole_warps
+from llama_cu.ops.cuda_launch import (
+    MAX_GRID_YZ,
+    ceil_div,
+    check,
+    check_array,
+    launch,
+    token_stride,
+    whole_warps,
+)
 
 if TYPE_CHECKING:
     from llama_cu.ops.cuda_ops import CudaOps
@@ -27,7 +36,9 @@ _INT32 = np.dtype(np.int32)
 _FLOAT32 = np.dtype(np.float32)
 _NO_WINDOW = np.int32(2**31 - 1)
 
-# Scores of one tile of queries on the unfused path, in elements: bounds its memory.
+# In elements, to bound memory: the partitions' sums of sequences decoded by one launch, and the
+# scores of one tile of queries on the unfused path.
+_MAX_PARTIALS = 1 << 26
 _MAX_SCORES = 1 << 24
 
 
@@ -56,7 +67,9 @@ def fused_attention(
     if 1 in batch.query_lens:
         lens = zip(batch.query_lens, batch.host_context_lens, strict=True)
         longest = max(context_len for query_len, context_len in lens if query_len == 1)
-        _launch_decode(ops, arrays, last=last, num_partitions=ceil_div(longest, _PARTITION))
+        num_partitions = ceil_div(longest, _PARTITION)
+        for seqs in _decoded_together(batch.num_seqs, num_partitions * num_heads * head_dim):
+            _launch_decode(ops, arrays, seqs=seqs, last=last, num_partitions=num_partitions)
     return out
 
 
@@ -71,16 +84,36 @@ def _launch_prefill(
     kernel = ops.device.kernel("attention_prefill", "attention_prefill", c_type, head_dim)
     sizes = (num_seqs, block_tables.shape[1], block_size, group)
     grid = (num_tokens * group // _TILE_ROWS + num_seqs, num_kv_heads)
-    kernel(grid, (_NUM_THREADS,), (*arrays, *map(np.int32, sizes), *last), 0)
+    launch(kernel, grid, _NUM_THREADS, *arrays, *map(np.int32, sizes), *last)
+
+
+def _decoded_together(num_seqs: int, sums_per_seq: int) -> Iterator[range]:
+    """The sequences of each launch: all of them, unless memory or the grid forbids it.
+
+    No result depends on it, because the partitions of a sequence are its own.
+    """
+    step = max(1, min(_MAX_PARTIALS // sums_per_seq, MAX_GRID_YZ))
+    for first in range(0, num_seqs, step):
+        yield range(first, min(first + step, num_seqs))
 
 
 def _launch_decode(
-    ops: CudaOps, arrays: tuple[Array, ...], *, last: tuple[Any, ...], num_partitions: int
+    ops: CudaOps,
+    arrays: tuple[Array, ...],
+    *,
+    seqs: range,
+    last: tuple[Any, ...],
+    num_partitions: int,
 ) -> None:
-    q, k_cache, _, block_tables, cu_seqlens_q, context_lens, out = arrays
+    q, k_cache, v_cache, block_tables, cu_seqlens_q, context_lens, out = arrays
     _, num_heads, head_dim = q.shape
     block_size, num_kv_heads = k_cache.shape[1:3]
-    num_seqs, max_blocks = block_tables.shape
+    num_seqs, max_blocks = len(seqs), block_tables.shape[1]
+    if num_seqs < block_tables.shape[0]:
+        block_tables = block_tables[seqs.start : seqs.stop]
+        cu_seqlens_q = cu_seqlens_q[seqs.start : seqs.stop + 1]
+        context_lens = context_lens[seqs.start : seqs.stop]
+    arrays = (q, k_cache, v_cache, block_tables, cu_seqlens_q, context_lens, out)
     group = num_heads // num_kv_heads
     rows = next((rows for rows in _DECODE_ROWS if rows >= group), _DECODE_ROWS[-1])
     c_type = C_TYPES[ops.dtype.name]
@@ -90,12 +123,12 @@ def _launch_decode(
     kernel = ops.device.kernel("attention_decode", "attention_decode", c_type, head_dim, rows)
     sizes = map(np.int32, (max_blocks, block_size, num_kv_heads, group))
     grid = (num_partitions, num_kv_heads * ceil_div(group, rows), num_seqs)
-    kernel(grid, (_NUM_THREADS,), (*arrays, partial_out, partial_softmax, *sizes, *last), 0)
+    launch(kernel, grid, _NUM_THREADS, *arrays, partial_out, partial_softmax, *sizes, *last)
     if num_partitions > 1:
         merge = ops.device.kernel("attention_decode", "attention_merge", c_type)
         args = (partial_out, partial_softmax, cu_seqlens_q, context_lens, out)
         counts = (np.int32(num_partitions), np.int32(head_dim), last[-1])
-        merge((num_heads, num_seqs), (whole_warps(head_dim),), (*args, *counts), 0)
+        launch(merge, (num_heads, num_seqs), whole_warps(head_dim), *args, *counts)
 
 
 def masked_softmax(ops: CudaOps, scores: Array, *, position: int, window: int | None) -> Array:
@@ -109,7 +142,7 @@ def masked_softmax(ops: CudaOps, scores: Array, *, position: int, window: int | 
     kernel = ops.device.kernel("softmax", "softmax", C_TYPES[ops.dtype.name])
     sizes = (np.int32(num_queries), np.int32(row_size), np.int32(position))
     limit = _NO_WINDOW if window is None else np.int32(window)
-    kernel((num_heads * num_queries,), (256,), (scores, out, *sizes, limit), 0)
+    launch(kernel, (num_heads * num_queries,), 256, scores, out, *sizes, limit)
     return out
 
 
@@ -131,6 +164,8 @@ def unfused_attention(
     heads_out = out.reshape(num_tokens, num_heads, head_dim)
     start = 0
     for i, query_len in enumerate(batch.query_lens):
+        if query_len == 0:
+            continue
         context_len = batch.host_context_lens[i]
         blocks = batch.block_tables[i, : len(batch.host_block_tables[i])]
         k = _gathered(ops, k_cache, blocks=blocks, context_len=context_len)

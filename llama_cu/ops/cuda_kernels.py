@@ -94,6 +94,7 @@ TEMPLATES: tuple[Template, ...] = (
     Template("swiglu", "swiglu", ("T", _LANES)),
     Template("logits", "copy_logits"),
     Template("logits", "edit_logits"),
+    Template("logits", "mask_logits"),
     Template("logits", "logprobs"),
     Template("sampling", "argmax"),
     Template("sampling", "sample"),

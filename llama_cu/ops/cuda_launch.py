@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from llama_cu.ops.device import Kernel
+
 Array = Any
+
+# Blocks along the second and the third axis of a grid; along the first nothing of ours comes near.
+MAX_GRID_YZ = 65535
 
 
 def check(condition: bool, message: str, *values: object) -> None:
@@ -50,6 +55,15 @@ def vector_lanes(dtype: np.dtype[Any], *sizes: int) -> int:
     while any(size % lanes for size in sizes):
         lanes //= 2
     return lanes
+
+
+def launch(kernel: Kernel, grid: tuple[int, ...], block: int, *args: Any) -> None:
+    """Queue the kernel on blocks of `block` threads; an empty grid has nothing to do.
+
+    CUDA refuses an empty grid, and CuPy would make one block of it.
+    """
+    if all(grid):
+        kernel(grid, (block,), args, 0)
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.batch import Batch, LogitEdits, SamplingRows
+from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.cuda_attention import (
     MAX_FUSED_HEAD_DIM,
     fused_attention,
@@ -18,11 +18,17 @@ from llama_cu.ops.cuda_launch import (
     ceil_div,
     check,
     check_array,
+    launch,
     token_stride,
     vector_lanes,
     whole_warps,
 )
-from llama_cu.ops.cuda_sampling import launch_edit_logits, launch_logprobs, launch_sample
+from llama_cu.ops.cuda_sampling import (
+    launch_edit_logits,
+    launch_logprobs,
+    launch_mask_logits,
+    launch_sample,
+)
 from llama_cu.ops.device import Device
 
 Array = Any
@@ -63,11 +69,10 @@ class CudaOps:
         check_array("gather: table", table, shape=(table.shape[0], width), dtype=self.dtype)
         check_array("gather: rows", rows, shape=(num_rows,), dtype=_INT32)
         out = self.empty((num_rows, width))
-        if num_rows:
-            lanes = vector_lanes(self.dtype, width)
-            kernel = self.device.kernel("gather", "gather", self._c_type, lanes)
-            block = whole_warps(width // lanes, high=256)
-            kernel((num_rows,), (block,), (table, rows, out, np.int32(width)), 0)
+        lanes = vector_lanes(self.dtype, width)
+        kernel = self.device.kernel("gather", "gather", self._c_type, lanes)
+        block = whole_warps(width // lanes, high=256)
+        launch(kernel, (num_rows,), block, table, rows, out, np.int32(width))
         return out
 
     def linear(
@@ -93,12 +98,11 @@ class CudaOps:
         check_array("rms_norm: x", x, shape=(num_tokens, hidden_size), dtype=self.dtype)
         check_array("rms_norm: weight", weight, shape=(hidden_size,), dtype=self.dtype)
         out = self.empty((num_tokens, hidden_size))
-        if num_tokens:
-            lanes = vector_lanes(self.dtype, hidden_size)
-            kernel = self.device.kernel("rms_norm", "rms_norm", self._c_type, lanes)
-            block = whole_warps(hidden_size // lanes, high=512)
-            args = (x, weight, out, np.int32(hidden_size), np.float32(eps))
-            kernel((num_tokens,), (block,), args, 0)
+        lanes = vector_lanes(self.dtype, hidden_size)
+        kernel = self.device.kernel("rms_norm", "rms_norm", self._c_type, lanes)
+        block = whole_warps(hidden_size // lanes, high=512)
+        sizes = (np.int32(hidden_size), np.float32(eps))
+        launch(kernel, (num_tokens,), block, x, weight, out, *sizes)
         return out
 
     def head_norm(self, x: Array, weight: Array, eps: float) -> None:
@@ -110,7 +114,7 @@ class CudaOps:
         kernel = self.device.kernel("rms_norm", "head_norm", self._c_type, lanes)
         sizes = (np.int32(num_tokens), np.int32(num_heads), np.int32(head_dim), np.int64(stride))
         grid = (ceil_div(num_tokens * num_heads, 128 // width),)
-        kernel(grid, (128,), (x, weight, *sizes, np.float32(eps), np.int32(width)), 0)
+        launch(kernel, grid, 128, x, weight, *sizes, np.float32(eps), np.int32(width))
 
     def rope_angles(
         self, inv_freq: Array, rope_rows: Array, positions: Array, scaling: float
@@ -121,9 +125,10 @@ class CudaOps:
         check_array("rope_angles: rope_rows", rope_rows, shape=(num_tokens,), dtype=_INT32)
         check_array("rope_angles: positions", positions, shape=(num_tokens,), dtype=_INT32)
         out = self.device.empty((num_tokens, 2 * half_dim), _FLOAT32)
-        args = (inv_freq, rope_rows, positions, out, np.int32(half_dim), np.float32(scaling))
+        sizes = (np.int32(half_dim), np.float32(scaling))
         kernel = self.device.kernel("rope", "rope_angles")
-        kernel((num_tokens,), (whole_warps(half_dim, high=128),), args, 0)
+        block = whole_warps(half_dim, high=128)
+        launch(kernel, (num_tokens,), block, inv_freq, rope_rows, positions, out, *sizes)
         return out
 
     def rope(self, x: Array, cos_sin: Array) -> None:
@@ -135,7 +140,7 @@ class CudaOps:
         kernel = self.device.kernel("rope", "rope", self._c_type, lanes)
         sizes = (np.int32(num_heads), np.int32(head_dim // 2), np.int64(stride))
         block = whole_warps(num_heads * head_dim // 2 // lanes, high=256)
-        kernel((num_tokens,), (block,), (x, cos_sin, *sizes), 0)
+        launch(kernel, (num_tokens,), block, x, cos_sin, *sizes)
 
     def store_kv(
         self, k: Array, v: Array, k_cache: Array, v_cache: Array, slot_mapping: Array
@@ -151,8 +156,9 @@ class CudaOps:
         width = num_kv_heads * head_dim
         lanes = vector_lanes(self.dtype, head_dim, stride)
         kernel = self.device.kernel("kv_cache", "store_kv", self._c_type, lanes)
-        args = (k, v, k_cache, v_cache, slot_mapping, np.int32(width), np.int64(stride))
-        kernel((num_tokens,), (whole_warps(width // lanes, high=256),), args, 0)
+        sizes = (np.int32(width), np.int64(stride))
+        block = whole_warps(width // lanes, high=256)
+        launch(kernel, (num_tokens,), block, k, v, k_cache, v_cache, slot_mapping, *sizes)
 
     def attention(
         self,
@@ -179,11 +185,14 @@ class CudaOps:
         lanes = vector_lanes(self.dtype, size)
         kernel = self.device.kernel("swiglu", "swiglu", self._c_type, lanes)
         grid = (num_tokens, ceil_div(size // lanes, 256))
-        kernel(grid, (256,), (gate_up, out, np.int32(size)), 0)
+        launch(kernel, grid, 256, gate_up, out, np.int32(size))
         return out
 
     def edit_logits(self, logits: Array, edits: LogitEdits) -> Array:
         return launch_edit_logits(self.device, logits, edits=edits)
+
+    def mask_logits(self, logits: Array, masks: LogitMasks) -> Array:
+        return launch_mask_logits(self.device, logits, masks=masks)
 
     def sample(self, logits: Array, rows: SamplingRows) -> Array:
         return launch_sample(self.device, logits, rows=rows)
@@ -196,7 +205,8 @@ class CudaOps:
         check_array("linear: bias", bias, shape=(size,), dtype=self.dtype)
         lanes = vector_lanes(self.dtype, size)
         kernel = self.device.kernel("bias", name, self._c_type, lanes)
-        kernel((num_rows, ceil_div(size // lanes, 256)), (256,), (bias, out, np.int32(size)), 0)
+        grid = (num_rows, ceil_div(size // lanes, 256))
+        launch(kernel, grid, 256, bias, out, np.int32(size))
 
     def _multiply(self, x: Array, weight: Array, *, out: Array, beta: float) -> None:
         shapes = x.ndim == 2 and weight.ndim == 2 and x.shape[1] == weight.shape[1]

@@ -1,4 +1,4 @@
-"""Launchers for what happens to logits: edits, the draw, log probabilities. All float32."""
+"""Launchers for what happens to logits: edits, masks, draws, log probabilities. All float32."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.batch import LogitEdits, SamplingRows
-from llama_cu.ops.cuda_launch import ceil_div, check, check_array, whole_warps
+from llama_cu.batch import LogitEdits, LogitMasks, SamplingRows
+from llama_cu.ops.cuda_launch import ceil_div, check, check_array, launch, whole_warps
 from llama_cu.ops.device import Device
 
 Array = Any
@@ -27,8 +27,8 @@ def _check_logits(logits: Array) -> tuple[int, int]:
     return num_rows, vocab_size
 
 
-def _block(vocab_size: int) -> tuple[int]:
-    return (whole_warps(ceil_div(vocab_size, 4), low=64),)
+def _block(vocab_size: int) -> int:
+    return whole_warps(ceil_div(vocab_size, 4), low=64)
 
 
 def launch_edit_logits(device: Device, logits: Array, *, edits: LogitEdits) -> Array:
@@ -42,12 +42,25 @@ def launch_edit_logits(device: Device, logits: Array, *, edits: LogitEdits) -> A
     edited = device.empty((num_rows, vocab_size), _FLOAT32)
     count = num_rows * vocab_size
     copy = device.kernel("logits", "copy_logits")
-    copy((min(ceil_div(count, 256), 1024),), (256,), (logits, edited, np.int64(count)), 0)
-    if num_edits:
-        lists = (edits.rows, edits.token_ids, edits.counts, edits.seen, edits.biases)
-        args = (logits, edited, *lists, edits.penalties, np.int32(num_edits), np.int32(vocab_size))
-        device.kernel("logits", "edit_logits")((ceil_div(num_edits, 128),), (128,), args, 0)
+    launch(copy, (min(ceil_div(count, 256), 1024),), 256, logits, edited, np.int64(count))
+    lists = (edits.rows, edits.token_ids, edits.counts, edits.seen, edits.biases, edits.penalties)
+    sizes = (np.int32(num_edits), np.int32(vocab_size))
+    edit = device.kernel("logits", "edit_logits")
+    launch(edit, (ceil_div(num_edits, 128),), 128, logits, edited, *lists, *sizes)
     return edited
+
+
+def launch_mask_logits(device: Device, logits: Array, *, masks: LogitMasks) -> Array:
+    """`Ops.mask_logits`; kernels/logits.cu."""
+    num_rows, vocab_size = _check_logits(logits)
+    check_array("masks.mask_of", masks.mask_of, shape=(num_rows,), dtype=_INT32)
+    words_shape = (masks.words.shape[0], ceil_div(vocab_size, 32))
+    check_array("masks.words", masks.words, shape=words_shape, dtype=_INT32)
+    masked = device.empty((num_rows, vocab_size), _FLOAT32)
+    args = (logits, masked, masks.mask_of, masks.words, np.int32(vocab_size))
+    kernel = device.kernel("logits", "mask_logits")
+    launch(kernel, (num_rows, ceil_div(vocab_size, 256)), 256, *args)
+    return masked
 
 
 def launch_sample(device: Device, logits: Array, *, rows: SamplingRows) -> Array:
@@ -56,7 +69,7 @@ def launch_sample(device: Device, logits: Array, *, rows: SamplingRows) -> Array
     out = device.empty((num_rows,), _INT32)
     if rows.all_greedy:
         kernel = device.kernel("sampling", "argmax")
-        kernel((num_rows,), _block(vocab_size), (logits, out, np.int32(vocab_size)), 0)
+        launch(kernel, (num_rows,), _block(vocab_size), logits, out, np.int32(vocab_size))
         return out
     for name in ("temperature", "top_p", "min_p"):
         check_array(f"rows.{name}", getattr(rows, name), shape=(num_rows,), dtype=_FLOAT32)
@@ -65,7 +78,7 @@ def launch_sample(device: Device, logits: Array, *, rows: SamplingRows) -> Array
     check_array("rows.seeds", rows.seeds, shape=(num_rows, 2), dtype=_INT32)
     cuts = (rows.temperature, rows.top_k, rows.top_p, rows.min_p)
     args = (logits, *cuts, rows.seeds, rows.positions, out, np.int32(vocab_size))
-    device.kernel("sampling", "sample")((num_rows,), _block(vocab_size), args, 0)
+    launch(device.kernel("sampling", "sample"), (num_rows,), _block(vocab_size), *args)
     return out
 
 
@@ -82,5 +95,6 @@ def launch_logprobs(
     top_logprobs = device.empty((num_rows, num_top), _FLOAT32)
     args = (logits, token_ids, token_logprobs, top_ids, top_logprobs)
     sizes = (np.int32(vocab_size), np.int32(num_top))
-    device.kernel("logits", "logprobs")((num_rows,), _block(vocab_size), (*args, *sizes), 0)
+    kernel = device.kernel("logits", "logprobs")
+    launch(kernel, (num_rows,), _block(vocab_size), *args, *sizes)
     return token_logprobs, top_ids, top_logprobs

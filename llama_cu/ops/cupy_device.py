@@ -5,6 +5,7 @@ CuPy is imported when a device is made, so that the module can be read without i
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ class CupyDevice:
         self._on_compile = on_compile
         self._kernels: dict[tuple[str, str, tuple[str | int, ...]], Kernel] = {}
         self._handle = self._cublas.create()
+        weakref.finalize(self, self._cublas.destroy, self._handle)
         self._cublas.setMathMode(self._handle, _DISALLOW_REDUCED_PRECISION_REDUCTION)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -140,6 +142,8 @@ class CupyDevice:
             shared_bytes: int = 0,
         ) -> None:
             nonlocal allowed_shared_bytes
+            if not all((*grid, *block)):  # CuPy would launch one block where none is asked for
+                raise ValueError(f"a launch must not be empty, got grid {grid}, block {block}")
             if shared_bytes > allowed_shared_bytes:  # static and dynamic over 48 KiB need it
                 raw.max_dynamic_shared_size_bytes = shared_bytes
                 allowed_shared_bytes = shared_bytes
@@ -221,10 +225,8 @@ def _import_cupy() -> Any:
         try:
             reason = f"{cupy.cuda.runtime.getDeviceCount()} devices"
         except cupy.cuda.runtime.CUDARuntimeError as error:
-            reason = str(error)
-        raise BackendUnavailable(
-            f"CuPy finds no CUDA device ({reason}): install an NVIDIA driver, or use --device cpu"
-        )
+            reason = str(error).split(":")[0]  # the name, without its sentence
+        raise BackendUnavailable(f"no GPU was found; where there is one, install an NVIDIA driver ({reason})")
     return cupy
 
 

@@ -59,9 +59,9 @@ class Device(Protocol):
         """out = beta * out + alpha * a @ bᵀ (or a @ b), in place, accumulated in float32.
 
         a [..., m, k], b [..., n, k] ([..., k, n] if not transpose_b), out [..., m, n]: two axes,
-        or three for a strided batch. Last axis contiguous, other strides free. a and b share a
-        dtype; out has it too, or is float32. With beta = 0 what out held is not read.
-        Raises ValueError for operands that do not fit.
+        or three for a strided batch. Last axis contiguous, rows apart, the stride of a batch free
+        (0 repeats an operand). a and b share a dtype; out has it too, or is float32. With
+        beta = 0 what out held is not read. Raises ValueError for operands that do not fit.
         """
 
 
@@ -73,6 +73,11 @@ def check_gemm(a: Array, b: Array, out: Array, *, transpose_b: bool) -> None:
         if array.shape[-1] > 1 and array.strides[-1] != array.dtype.itemsize:
             raise ValueError(
                 f"gemm: the last axis of {name} must be contiguous, got strides {array.strides}"
+            )
+        stride, row_bytes = array.strides[-2], array.shape[-1] * array.dtype.itemsize
+        if array.shape[-2] > 1 and (stride < row_bytes or stride % array.dtype.itemsize):
+            raise ValueError(
+                f"gemm: the rows of {name} must not overlap, got strides {array.strides}"
             )
     n, k = (b.shape[-2], b.shape[-1]) if transpose_b else (b.shape[-1], b.shape[-2])
     if a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or a.shape[:-2] != b.shape[:-2]:

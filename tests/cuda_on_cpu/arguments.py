@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +18,9 @@ from tests.cuda_on_cpu.memory import Memory
 MAX_THREADS = 1024
 MAX_GRID = (2**31 - 1, 65535, 65535)
 MAX_BLOCK = (1024, 1024, 64)
+# Of a kernel without __launch_bounds__. The compiler gives a thread up to 255 registers, and a
+# multiprocessor has 64 Ki of them: past 256 threads a kernel must say what it needs.
+UNBOUNDED_THREADS = 256
 
 _KIND_NAMES = {
     "i": "signed integer",
@@ -46,6 +52,20 @@ def three(what: str, sizes: Sequence[int], *, limits: tuple[int, int, int]) -> t
             raise LaunchError(f"{what}.{axis} must be in [1, {limit}], got {size}")
     x, y, z = (*map(int, sizes), 1, 1)[:3]
     return x, y, z
+
+
+def launch_bound(source: Path, name: str) -> int | None:
+    """The threads that a kernel's __launch_bounds__ allows; None where it states none.
+
+    Its first argument may be a product of numbers and of constants of the file.
+    """
+    text = source.read_text()
+    texts = [text, *(path.read_text() for path in source.parent.glob("*.cuh"))]
+    constants = dict(re.findall(r"constexpr int (\w+) = (\d+);", "\n".join(texts)))
+    found = re.search(rf"__launch_bounds__\(([^,)]+)[^)]*\)\s*{name}\(", text)
+    factors = found[1].split("*") if found else ()
+    sizes = [int(constants.get(factor.strip(), factor)) for factor in factors]
+    return math.prod(sizes) if sizes else None
 
 
 def pack(

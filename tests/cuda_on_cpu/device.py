@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -118,13 +119,16 @@ class CpuDevice:
         if self._arena is None:
             self._arena = Arena(library.arena_bytes())
         label = f"{wanted.file}.cu: {wanted.expression}"
-        return partial(self._launch, label, library, together.index(wanted.expression))
+        bound = arguments.launch_bound(source, wanted.name) or arguments.UNBOUNDED_THREADS
+        index = together.index(wanted.expression)
+        return partial(self._launch, label, library, index, bound)
 
     def _launch(
         self,
         label: str,
         library: Library,
         index: int,
+        max_threads: int,
         grid: tuple[int, ...],
         block: tuple[int, ...],
         args: Sequence[Any],
@@ -134,9 +138,11 @@ class CpuDevice:
         try:
             extents = arguments.three("grid", grid, limits=arguments.MAX_GRID)
             threads = arguments.three("block", block, limits=arguments.MAX_BLOCK)
-            if threads[0] * threads[1] * threads[2] > arguments.MAX_THREADS:
+            if math.prod(threads) > arguments.MAX_THREADS:
                 limit = arguments.MAX_THREADS
                 raise LaunchError(f"a block has at most {limit} threads, got {block}")
+            if math.prod(threads) > max_threads:
+                raise LaunchError(f"__launch_bounds__ allow {max_threads} threads, got {block}")
             limit = self.max_shared_bytes - library.static_shared_bytes
             if not 0 <= shared_bytes <= limit:
                 raise LaunchError(f"shared_bytes must be in [0, {limit}], got {shared_bytes}")

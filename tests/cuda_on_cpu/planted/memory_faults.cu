@@ -28,6 +28,13 @@ __global__ void copy_unbounded(const float* x, float* out) {
   out[i] = x[i];
 }
 
+// No fault: a block of more threads is one.
+template <int FAULT>
+__global__ void __launch_bounds__(64) copy_bounded(const float* x, float* out, int size) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < size) out[i] = x[i];
+}
+
 template <int FAULT>
 __global__ void load_vectors(const float* x, float* out, int size) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;

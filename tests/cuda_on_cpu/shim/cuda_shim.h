@@ -43,6 +43,7 @@ thread_local unsigned char shared[cuda_on_cpu::kMaxSharedBytes + cuda_on_cpu::kS
     __attribute__((aligned(128)));
 
 #include "warp.h"
+#include "alignment.h"
 #include "bits.h"
 #include "atomics.h"
 #include "mathematics.h"

@@ -1,0 +1,237 @@
+"""Everything that a GPU should be asked, in one command and within a time limit.
+
+    python -m benchmarks.gpu_run --results DIR --log DIR/gpu-run.log --limit-s 570
+
+Compiles all kernels, runs the GPU tests, then under compute-sanitizer, times the kernels and
+compares with NumPy. Each part has a process and a limit of its own and is written down as soon
+as it ends. `--rehearse` goes the same way without a GPU, on small sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.gpu_tests import (
+    ROOT,
+    RUNS,
+    Run,
+    append,
+    describe_gpu,
+    file_name,
+    passed,
+    run_limited,
+    run_tests,
+)
+from benchmarks.report import describe_machine, write_json
+from llama_cu.ops.cuda_kernels import (
+    HEAD_DIMS,
+    Specialisation,
+    cached_cubin,
+    default_cache_dir,
+    specialisations,
+)
+from tests.checkpoints import SMALL_LLAMA, random_checkpoint
+
+# The shapes of real models, with random weights.
+LLAMA_1B = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
+SMOLLM2_135M = {
+    **LLAMA_1B,
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
+TEST_HEAD_DIMS = (8, 16, *HEAD_DIMS)
+REHEARSAL = Run("pytest", ("-k", "cpu_device-float32 and softmax", "tests/test_ops.py"), 60, "")
+LEAST_S = 5.0  # a part is not begun with less
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the run: what it does within a number of seconds, giving what is kept of it."""
+
+    name: str
+    limit_s: float
+    run: Callable[[float], dict[str, Any]]
+
+
+class GpuRun:
+    """The parts, where their results go, and the time that is left."""
+
+    def __init__(
+        self, *, results: list[Path], log: Path, limit_s: float, commit: str | None, rehearse: bool
+    ) -> None:
+        self.results, self.log, self.rehearse = results, log, rehearse
+        self.deadline = time.monotonic() + limit_s
+        if rehearse:
+            self.machine: dict[str, Any] = {"device": "rehearsal", **describe_machine()}
+        else:
+            self.machine = describe_gpu(commit=commit)
+        self.commit = commit
+        self.name = file_name(self.machine["device"])
+        self.tests: dict[str, Any] = {}
+
+    def parts(self, folder: Path) -> list[Part]:
+        """In the order of their worth, as the time may not suffice for all."""
+        runs = (REHEARSAL, *RUNS[1:]) if self.rehearse else RUNS
+        tests = [Part(run.name, run.limit_s, partial(self._tests, run)) for run in runs]
+        story = partial(self._compare, ROOT / "models" / "story", "story")
+        return [
+            Part("compile", 90, self._compile),
+            tests[0],
+            tests[1],
+            Part("kernels", 90, partial(self._kernels, folder)),
+            Part("cpu_vs_gpu story", 60, story),
+            Part("cpu_vs_gpu random", 90, partial(self._compare_random, folder)),
+            *tests[2:],
+        ]
+
+    def run(self, names: list[str] | None) -> bool:
+        """Run the parts (default: all); whether none failed."""
+        ended: dict[str, Any] = {}
+        with TemporaryDirectory() as scratch:
+            for part in self.parts(Path(scratch)):
+                if names is not None and part.name not in names:
+                    continue
+                left_s = self.deadline - time.monotonic()
+                if left_s < LEAST_S:
+                    ended[part.name] = {"could_not_run": "no time was left"}
+                else:
+                    ended[part.name] = part.run(min(part.limit_s, left_s))
+                self._write(f"gpu-run-{self.name}.json", {**self.machine, "parts": ended})
+                print(f"{part.name}: {json.dumps(ended[part.name])}", flush=True)
+        return all(passed(part) for part in ended.values())
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        for folder in self.results:
+            write_json(folder / name, content)
+
+    def _compile(self, limit_s: float) -> dict[str, Any]:
+        """All kernels that the tests ask for, on all cores, so that no test waits for NVRTC."""
+        head_dims, arch = (TEST_HEAD_DIMS, int(self.machine.get("compute_capability", 90)))
+        wanted = specialisations(() if self.rehearse else head_dims)
+        wanted = wanted[:4] if self.rehearse else wanted
+        started = time.monotonic()
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(mp_context=context) as pool:
+            done = [pool.submit(compile_one, one, arch) for one in wanted]
+            broken = [future.result() for future in done]
+        seconds = round(time.monotonic() - started, 1)
+        errors = [error for error in broken if error]
+        append(self.log, "".join(f"\n{error}" for error in errors))
+        return {"exit_code": int(bool(errors)), "seconds": seconds, "kernels": len(wanted)}
+
+    def _tests(self, run: Run, limit_s: float) -> dict[str, Any]:
+        found = run_tests(run, limit_s=limit_s, log=self.log)
+        self.tests[run.name] = found
+        self._write(f"gpu-tests-{self.name}.json", {**self.machine, "runs": self.tests})
+        return found
+
+    def _kernels(self, folder: Path, limit_s: float) -> dict[str, Any]:
+        shape = SMALL_LLAMA if self.rehearse else LLAMA_1B
+        model = folder / "llama-1b-shapes"
+        model.mkdir()
+        (model / "config.json").write_text(json.dumps(shape))
+        device = "cpu" if self.rehearse else "cuda"
+        options = ["--device", device, "--context", "64" if self.rehearse else "2048"]
+        options += ["--repeats", "1", "--cache-mb", "1"] if self.rehearse else []
+        return self._benchmark("kernels", model, options, name="kernels", limit_s=limit_s)
+
+    def _compare(self, model: Path, name: str, limit_s: float) -> dict[str, Any]:
+        if not (model / "model.safetensors").is_file():
+            return {"could_not_run": f"{model.name} has no weights here"}
+        options = ["--repeats", "1" if self.rehearse else "3"]
+        options += ["--threads", str(min(16, os.cpu_count() or 1))]
+        options += ["--prefill-tokens", str(min(512, _context(model) - 1))]
+        return self._benchmark(
+            "cpu_vs_gpu", model, options, name=f"cpu-vs-gpu-{name}", limit_s=limit_s
+        )
+
+    def _compare_random(self, folder: Path, limit_s: float) -> dict[str, Any]:
+        shape = SMALL_LLAMA | {"max_position_embeddings": 1024}
+        model = folder / "135m-shapes"
+        dtype = "float32" if self.rehearse else "bfloat16"
+        random_checkpoint(model, shape if self.rehearse else SMOLLM2_135M, dtype=dtype)
+        return self._compare(model, model.name, limit_s)
+
+    def _benchmark(
+        self, module: str, model: Path, options: list[str], *, name: str, limit_s: float
+    ) -> dict[str, Any]:
+        """Run a benchmark of this folder; its report, with the commit, goes to the results."""
+        report = self.results[0] / f"{name}-{self.name}.json"
+        report.unlink(missing_ok=True)
+        command = [sys.executable, "-m", f"benchmarks.{module}", "--model", str(model), *options]
+        command += ["--json", str(report)]
+        exit_code, seconds = run_limited(command, limit_s=limit_s, variables={}, log=self.log)
+        if report.is_file():
+            content = json.loads(report.read_text("utf-8"))
+            self._write(report.name, content | ({"commit": self.commit} if self.commit else {}))
+        return {"exit_code": exit_code, "seconds": seconds}
+
+
+def _context(model: Path) -> int:
+    return int(json.loads((model / "config.json").read_text("utf-8"))["max_position_embeddings"])
+
+
+def compile_one(specialisation: Specialisation, arch: int) -> str:
+    """Put a kernel into the cache; what the compiler said against it, or nothing."""
+    try:
+        cached_cubin(specialisation, arch=arch, cache_dir=default_cache_dir())
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = ROOT / "benchmarks" / "results"
+    parser.add_argument("--results", type=Path, action="append", help="may be given repeatedly")
+    parser.add_argument("--log", type=Path, default=Path("gpu-run.log"), help="of all output")
+    parser.add_argument("--limit-s", type=float, default=570)
+    parser.add_argument("--part", action="append", help="one part of it; may be given repeatedly")
+    parser.add_argument("--commit", help="where git cannot tell")
+    parser.add_argument("--rehearse", action="store_true", help="without a GPU, on small sizes")
+    arguments = parser.parse_args()
+    results = [folder.resolve() for folder in arguments.results or [default]]
+    for folder in (*results, arguments.log.resolve().parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    run = GpuRun(
+        results=results,
+        log=arguments.log.resolve(),
+        limit_s=arguments.limit_s,
+        commit=arguments.commit,
+        rehearse=arguments.rehearse,
+    )
+    return int(not run.run(arguments.part))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

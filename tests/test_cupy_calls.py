@@ -1,0 +1,155 @@
+"""Our calls of CuPy, held against the signatures of the installed CuPy; no GPU is needed."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llama_cu.ops import cupy_device
+from llama_cu.ops.cupy_device import CupyDevice
+
+FLOAT_BYTES = 4
+CUDA_R_32F = 0
+
+
+def parameter_names(function: str) -> list[str]:
+    """Of a function of CuPy's cuBLAS binding: Cython leaves its signature in the binary.
+
+    The binding itself cannot be imported where cuBLAS is not installed.
+    """
+    try:
+        spec = importlib.util.find_spec("cupy_backends.cuda.libs")
+    except ImportError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("CuPy is not installed")
+    (binding,) = Path(next(iter(spec.submodule_search_locations))).glob("cublas.*so")
+    found = re.search(rb"\b" + function.encode() + rb"\(([^)]*)\)", binding.read_bytes())
+    assert found, f"{binding.name} says nothing about {function}"
+    return [parameter.split()[-1] for parameter in found[1].decode().split(",")]
+
+
+def matrix(address: int, ld: int, *, rows: int, columns: int) -> np.ndarray:
+    """The column-major matrix of floats at an address."""
+    assert rows <= ld
+    size = ld * (columns - 1) + rows
+    floats = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
+    strides = (FLOAT_BYTES, ld * FLOAT_BYTES)
+    return np.lib.stride_tricks.as_strided(floats, (rows, columns), strides)
+
+
+class Cublas:
+    """cublasGemmEx and its batched twin as their manual has them, of float32 in host memory."""
+
+    CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT = 68, -1
+
+    def gemmEx(self, *args: Any) -> None:
+        self.multiply(dict(zip(parameter_names("gemmEx"), args, strict=True)))
+
+    def gemmStridedBatchedEx(self, *args: Any) -> None:
+        self.multiply(dict(zip(parameter_names("gemmStridedBatchedEx"), args, strict=True)))
+
+    def multiply(self, given: dict[str, Any]) -> None:
+        assert all(type(value) is int for value in given.values()), given
+        assert given["handle"] == 7 and given["computeType"] == 68 and given["algo"] == -1
+        assert {given["Atype"], given["Btype"], given["Ctype"]} == {CUDA_R_32F}
+        alpha, beta = (ctypes.c_float.from_address(given[name]).value for name in ("alpha", "beta"))
+        m, n, k = given["m"], given["n"], given["k"]
+        for i in range(given.get("batchCount", 1)):
+            at = {s: given[s] + i * given.get(f"stride{s}", 0) * FLOAT_BYTES for s in "ABC"}
+            sizes = {"A": (k, m) if given["transa"] else (m, k), "C": (m, n)}
+            sizes["B"] = (n, k) if given["transb"] else (k, n)
+            a, b, c = (
+                matrix(at[s], given[f"ld{s.lower()}"], rows=sizes[s][0], columns=sizes[s][1])
+                for s in "ABC"
+            )
+            product = (a.T if given["transa"] else a) @ (b.T if given["transb"] else b)
+            c[...] = alpha * product + (beta * c if beta else 0)
+
+
+class DeviceArray(np.ndarray):
+    """A NumPy array that tells its address as CuPy's do."""
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+def array(rng: np.random.Generator, *shape: int) -> DeviceArray:
+    return rng.standard_normal(shape).astype(np.float32).view(DeviceArray)
+
+
+@pytest.fixture
+def device() -> CupyDevice:
+    """A CupyDevice whose cuBLAS is the one above."""
+    device = object.__new__(CupyDevice)
+    device._cublas, device._handle = Cublas(), 7
+    device._runtime = SimpleNamespace(CUDA_R_32F=CUDA_R_32F)
+    return device
+
+
+@pytest.mark.parametrize("transpose_b", [True, False])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.5, 1.0)])
+@pytest.mark.parametrize(("m", "n", "k"), [(5, 7, 3), (1, 9, 4), (6, 1, 2), (3, 4, 1)])
+def test_gemm_ex_gets_each_argument_in_its_place(
+    device: CupyDevice, transpose_b: bool, alpha: float, beta: float, m: int, n: int, k: int
+) -> None:
+    rng = np.random.default_rng(4)
+    a = array(rng, m, k + 3)[:, :k]
+    b = array(rng, n, k + 2)[:, :k] if transpose_b else array(rng, k, n + 2)[:, :n]
+    out = array(rng, m, n + 1)[:, :n]
+    want = alpha * (a @ (b.T if transpose_b else b)) + beta * out
+    device.gemm(a, b, out, transpose_b=transpose_b, alpha=alpha, beta=beta)
+    np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("transpose_b", [True, False])
+@pytest.mark.parametrize("num_queries", [1, 6])
+def test_a_batched_product_of_views_gets_each_argument_in_its_place(
+    device: CupyDevice, transpose_b: bool, num_queries: int
+) -> None:
+    rng = np.random.default_rng(5)
+    # As the unfused attention calls it: every third head of q, keys of a cache, padded scores.
+    q = array(rng, num_queries, 6, 8)[:, 1::3].transpose(1, 0, 2)
+    keys = array(rng, 11, 2, 8).transpose(1, 0, 2)
+    scores = array(rng, 2, num_queries, 16)[..., :11]
+    if transpose_b:
+        want = 0.25 * q @ keys.swapaxes(1, 2)
+        device.gemm(q, keys, scores, alpha=0.25)
+        np.testing.assert_allclose(scores, want, rtol=1e-5, atol=1e-6)
+    else:
+        out = array(rng, num_queries, 6, 8)
+        before, target = out.copy(), out[:, 2::3].transpose(1, 0, 2)
+        want = scores @ keys
+        device.gemm(scores, keys, target, transpose_b=False)
+        np.testing.assert_allclose(target, want, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(out[:, [0, 1, 3, 4]], before[:, [0, 1, 3, 4]])
+
+
+def test_an_empty_launch_is_refused_where_cupy_would_launch_a_block(
+    device: CupyDevice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    launches = []
+
+    def raw(grid: Any, block: Any, args: Any, **options: Any) -> None:
+        launches.append((grid, block, args, options))
+
+    module = SimpleNamespace(get_function=lambda name: raw)
+    device._cupy = SimpleNamespace(RawModule=lambda *, path: module)
+    device._kernels, device._cache_dir, device._on_compile = {}, tmp_path, None
+    device.arch = 90
+    monkeypatch.setattr(cupy_device, "cached_cubin", lambda *args, **options: (tmp_path, "name"))
+    kernel = device.kernel("swiglu", "swiglu", "float", 4)
+
+    kernel((3, 2), (256,), (np.int32(1),), 0)
+    with pytest.raises(ValueError, match=r"must not be empty, got grid \(0, 2\)"):
+        kernel((0, 2), (256,), (np.int32(1),), 0)
+
+    assert launches == [((3, 2), (256,), (np.int32(1),), {"shared_mem": 0})]

@@ -1,0 +1,73 @@
+"""What only the NumPy backend does: tiles of queries, layouts of weights, memory for the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
+from llama_cu.sampling_params import SamplingParams
+from llama_cu.step_input import build_sampling_rows
+from tests.backends import assert_close, make_ops
+from tests.test_attention import Problem
+from tests.tiny import make_sequence
+
+
+@pytest.fixture(params=DTYPES)
+def ops(request):
+    return make_ops(("cpu", request.param))
+
+
+@pytest.mark.parametrize("window", [None, 1, 20, 100])
+def test_a_long_prefill_is_the_same_across_its_tiles(ops, window):
+    problem = Problem(ops, ((150, 150), (1, 70), (129, 200)), (64, 6, 2))
+    assert_close(ops, problem.result(window), problem.want(window))
+
+
+@pytest.mark.parametrize("window", [None, 1, 20, 63, 64, 65])
+def test_a_query_alone_sees_what_it_sees_in_a_tile(ops, window):
+    problem = Problem(ops, ((64, 200),), (64, 6, 2))
+    together = problem.result(window).astype(np.float64)
+    for query in (0, 1, 62, 63):
+        alone = problem.only(0, query, query + 1).result(window)
+        assert_close(ops, alone, together[query : query + 1])
+
+
+@pytest.mark.parametrize("shape", [(576, 576), (3072, 576), (576, 960), (48, 3000), (4200, 1100)])
+def test_a_weight_of_many_short_rows_is_placed_by_columns(shape):
+    host = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    placed = NumpyOps(DTYPES["float32"]).place_weight(host)
+    np.testing.assert_array_equal(placed, host)
+    short_rows = shape == (3072, 576)
+    assert placed.flags.f_contiguous == short_rows
+    assert placed.flags.c_contiguous != short_rows
+
+
+def test_weights_do_not_lie_on_each_other():
+    ops, rng = NumpyOps(DTYPES["float32"]), np.random.default_rng(5)
+    hosts = [rng.standard_normal(shape).astype(np.float32) for shape in [(7,), (33, 5), (5, 33)]]
+    placed = [ops.place_weight(host) for host in hosts * 40]
+    for array, host in zip(placed, hosts * 40, strict=True):
+        np.testing.assert_array_equal(array, host)
+        assert array.ctypes.data % 64 == 0
+
+
+def test_memory_for_the_cache_is_the_arrays_own():
+    ops = NumpyOps(DTYPES["float32"])
+    first, second = ops.empty((3, 16, 2, 8)), ops.empty((3, 16, 2, 8))
+    first[...] = 1
+    second[...] = 2
+    assert (first == 1).all() and first.dtype == np.float32 and first.shape == (3, 16, 2, 8)
+
+
+def test_greedy_rows_need_no_upload_and_mixed_ones_do():
+    ops = NumpyOps(DTYPES["float32"])
+    cold = make_sequence([1, 2], SamplingParams(temperature=0))
+    warm = make_sequence([3, 4, 5], SamplingParams(temperature=0.5, top_k=3, seed=9))
+    assert build_sampling_rows([cold, cold], ops).all_greedy
+    rows = build_sampling_rows([cold, warm], ops)
+    assert not rows.all_greedy
+    np.testing.assert_array_equal(rows.temperature, np.float32([0, 0.5]))
+    np.testing.assert_array_equal(rows.top_k, [0, 3])
+    np.testing.assert_array_equal(rows.positions, [2, 3])
+    np.testing.assert_array_equal(rows.seeds, [[0, 0], [9, 0]])
