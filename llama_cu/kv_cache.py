@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_cu.checkpoint.config import ModelConfig
+from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.base import Ops
 
 Array = Any
@@ -25,7 +26,15 @@ def allocate_kv_cache(
     ops: Ops, config: ModelConfig, *, num_blocks: int, block_size: int
 ) -> KVCache:
     shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
-    layers = tuple((ops.empty(shape), ops.empty(shape)) for _ in range(config.num_hidden_layers))
+    try:
+        layers = tuple(
+            (ops.empty(shape), ops.empty(shape)) for _ in range(config.num_hidden_layers)
+        )
+    except (MemoryError, OSError) as error:
+        raise BackendUnavailable(
+            f"{ops.device_name} has no memory for a KV cache of {num_blocks * block_size} tokens: "
+            f"take a smaller kv_cache_bytes, or leave it out"
+        ) from error
     return KVCache(layers, num_blocks, block_size)
 
 

@@ -8,10 +8,12 @@ from collections.abc import Sequence as Seq
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import RLock
 from typing import Any
 
 import numpy as np
 
+from llama_cu.arguments import check_integer, check_number
 from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.checkpoint.tokenizer import StreamDecoder
@@ -53,7 +55,7 @@ class LLM:
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
     answer together. `seed` makes requests without a seed of their own repeatable. Raises
     ModelError for a checkpoint that cannot be run, BackendUnavailable for a device that is not
-    there, ValueError for wrong arguments.
+    there, ValueError for wrong arguments. Threads may share it; their answers are batched.
     """
 
     def __init__(
@@ -71,19 +73,22 @@ class LLM:
         block_size: int = 16,
         progress: Progress | None = None,
     ) -> None:
-        for name, value in (
+        if not isinstance(model, str | Path):
+            raise ValueError(f"model must be the path of a folder, got {model!r}")
+        for name, value in (("max_num_seqs", max_num_seqs), ("block_size", block_size)):
+            check_integer(name, value, 1)
+        for name, limit in (
             ("max_model_len", max_model_len),
             ("kv_cache_bytes", kv_cache_bytes),
-            ("max_num_seqs", max_num_seqs),
             ("max_batch_tokens", max_batch_tokens),
-            ("block_size", block_size),
         ):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not 0 < gpu_memory_utilization <= 1:
-            raise ValueError(
-                f"gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization!r}"
-            )
+            if limit is not None:
+                check_integer(name, limit, 1)
+        if seed is not None:
+            check_integer("seed", seed, 0, MAX_SEED)
+        check_number("gpu_memory_utilization", gpu_memory_utilization, 0, 1, open_low=True)
+        if progress is not None and not callable(progress):
+            raise ValueError(f"progress must be callable, got {progress!r}")
         checkpoint = open_checkpoint(Path(model))
         self.config = config = checkpoint.config
         self.tokenizer = checkpoint.tokenizer
@@ -130,9 +135,10 @@ class LLM:
         )
         # As in vLLM, an answer ends at the config's ids and at the tokenizer's own EOS too.
         own_eos = None if self.tokenizer is None else self.tokenizer.eos_token_id
-        self._eos_token_ids = frozenset(config.eos_token_ids) | (
-            set() if own_eos is None else {own_eos}
-        )
+        eos_token_ids = {*config.eos_token_ids, *(() if own_eos is None else (own_eos,))}
+        # A tokenizer may know more tokens than the model, which then never draws them.
+        self.eos_token_ids = frozenset(i for i in eos_token_ids if i < config.vocab_size)
+        self._lock = RLock()
         if not isinstance(ops, NumpyOps):
             self._warm_up()
         self._random = Random(secrets.randbits(64) if seed is None else seed)
@@ -165,7 +171,7 @@ class LLM:
         (generation_config.json) apply. Raises ValueError for a prompt that is neither or is
         empty, RequestError for one that does not fit the context.
         """
-        params = params or self.default_params()
+        params = self._params(params)
         sequences = [
             sequence
             for token_ids in self._prompts(prompts)
@@ -175,18 +181,18 @@ class LLM:
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> TextStream:
         """The answer's text in pieces, as they come; never half a character."""
-        return self._stream(self.encode(prompt), params or self.default_params())
+        return self._stream(self.encode(prompt), self._params(params))
 
     def chat(self, messages: Seq[Message], params: SamplingParams | None = None) -> Output:
         """The assistant's answer to messages of role and content, by the model's chat template."""
-        params = params or self.default_params()
+        params = self._params(params)
         return self._run(self.sequences(self.encode_chat(messages), params))[0]
 
     def chat_stream(
         self, messages: Seq[Message], params: SamplingParams | None = None
     ) -> TextStream:
         """`chat`, in pieces. What earlier turns left in the KV cache is reused."""
-        return self._stream(self.encode_chat(messages), params or self.default_params())
+        return self._stream(self.encode_chat(messages), self._params(params))
 
     def count_chat_tokens(self, messages: Seq[Message]) -> int:
         """Tokens of the messages as a prompt."""
@@ -199,7 +205,13 @@ class LLM:
             raise RequestError(
                 f"{len(checked)} tokens are more than max_model_len = {self.max_model_len}"
             )
-        return self.engine.score(self._sequence(checked, SamplingParams(), 0))
+        with self._lock:
+            return self.engine.score(self._sequence(checked, SamplingParams(), 0))
+
+    @property
+    def context_len(self) -> int:
+        """Tokens that prompt and answer may have together, if the cache holds so many."""
+        return min(self.max_model_len, self.engine.capacity)
 
     def default_params(self) -> SamplingParams:
         """SamplingParams from the model's generation_config.json, where it says something."""
@@ -217,10 +229,19 @@ class LLM:
         }
         return SamplingParams(**stated)
 
+    def _params(self, params: Any) -> SamplingParams:
+        if params is None:
+            return self.default_params()
+        if not isinstance(params, SamplingParams):
+            raise ValueError(f"params must be one SamplingParams or None, got {params!r}")
+        return params
+
     def _prompts(self, prompts: Any) -> list[list[int]]:
         if isinstance(prompts, str):
             return [self.encode(prompts)]
-        if not isinstance(prompts, list | tuple | np.ndarray):
+        if isinstance(prompts, np.ndarray):
+            prompts = prompts.tolist()  # a plain number where it has no axis
+        if not isinstance(prompts, list | tuple):
             raise ValueError(f"prompts must be a string or a list, got {prompts!r}")
         if len(prompts) and isinstance(prompts[0], int | np.integer):
             return [self.encode(prompts)]
@@ -243,7 +264,9 @@ class LLM:
         text = self.tokenizer.apply_chat_template(messages)
         return self._check_ids(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _check_ids(self, token_ids: Iterable[Any]) -> list[int]:
+    def _check_ids(self, token_ids: Any) -> list[int]:
+        if not isinstance(token_ids, Iterable):
+            raise ValueError(f"prompt must be a string or a list of token ids, got {token_ids!r}")
         ids = list(token_ids)
         if not ids:
             raise ValueError("prompt must hold at least one token, got none")
@@ -262,11 +285,12 @@ class LLM:
         """`params.n` sequences for the engine, each with a seed of its own."""
         if self.tokenizer is None and params.stop:
             raise ValueError("stop strings need a tokenizer, but the model has no tokenizer.json")
-        for token_id in params.logit_bias:
-            if token_id >= self.config.vocab_size:
-                raise ValueError(
-                    f"logit_bias token ids must be in [0, {self.config.vocab_size}), got {token_id}"
-                )
+        for name in ("logit_bias", "stop_token_ids"):
+            for token_id in getattr(params, name):
+                if token_id >= self.config.vocab_size:
+                    raise ValueError(
+                        f"{name} token ids must be in [0, {self.config.vocab_size}), got {token_id}"
+                    )
         seed = self._random.randrange(MAX_SEED + 1) if params.seed is None else params.seed
         return [
             self._sequence(token_ids, params, (seed + index) & MAX_SEED)
@@ -279,7 +303,7 @@ class LLM:
             prompt_len=len(token_ids),
             params=params,
             seed=seed,
-            eos_token_ids=self._eos_token_ids,
+            eos_token_ids=self.eos_token_ids,
             max_len=self.max_model_len,
             decoder=None if self.tokenizer is None else StreamDecoder(self.tokenizer, token_ids),
             stops=StopStrings(tuple(params.stop)),
@@ -288,17 +312,30 @@ class LLM:
     def _run(self, sequences: list[Sequence]) -> list[Output]:
         try:
             for sequence in sequences:
-                self.engine.submit(sequence)
+                self._submit(sequence)
             while not all(sequence.finished for sequence in sequences):
-                self.engine.step()
+                self._step()
         finally:
             for sequence in sequences:
-                self.engine.abort(sequence)
+                self._abort(sequence)
         return [output_of(sequence) for sequence in sequences]
 
     def _stream(self, token_ids: list[int], params: SamplingParams) -> TextStream:
         if params.n != 1:
             raise ValueError(f"n must be 1 for a stream, got {params.n}")
         (sequence,) = self.sequences(token_ids, params)
-        self.engine.submit(sequence)
-        return TextStream(sequence, self.engine.step, self.engine.abort)
+        self._submit(sequence)
+        return TextStream(sequence, self._step, self._abort)
+
+    # Each thread steps for all: a step computes every sequence that is there.
+    def _submit(self, sequence: Sequence) -> None:
+        with self._lock:
+            self.engine.submit(sequence)
+
+    def _step(self) -> None:
+        with self._lock:
+            self.engine.step()
+
+    def _abort(self, sequence: Sequence) -> None:
+        with self._lock:
+            self.engine.abort(sequence)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
+
+from llama_cu.arguments import check_integer, check_number
 
 MAX_LOGPROBS = 64
 MAX_SEED = 2**64 - 1
 
 # Below this, logits over temperature could leave float32; the draw is greedy by then anyway.
 _GREEDY_BELOW = 1e-5
+# Beyond these a logit could leave float32.
+_LEAST_PENALTY, _MOST_BIAS = 0.01, 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,25 +49,25 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0, 100)
-        _integer("top_k", self.top_k, -1)
-        _number("top_p", self.top_p, 0, 1, open_low=True)
-        _number("min_p", self.min_p, 0, 1)
-        _number("repetition_penalty", self.repetition_penalty, 0, 100, open_low=True)
-        _number("presence_penalty", self.presence_penalty, -100, 100)
-        _number("frequency_penalty", self.frequency_penalty, -100, 100)
+        check_number("temperature", self.temperature, 0, 100)
+        check_integer("top_k", self.top_k, -1)
+        check_number("top_p", self.top_p, 0, 1, open_low=True)
+        check_number("min_p", self.min_p, 0, 1)
+        check_number("repetition_penalty", self.repetition_penalty, _LEAST_PENALTY, 100)
+        check_number("presence_penalty", self.presence_penalty, -100, 100)
+        check_number("frequency_penalty", self.frequency_penalty, -100, 100)
         if self.max_tokens is not None:
-            _integer("max_tokens", self.max_tokens, 1)
-        _integer("min_tokens", self.min_tokens, 0)
+            check_integer("max_tokens", self.max_tokens, 1)
+        check_integer("min_tokens", self.min_tokens, 0)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(
                 f"min_tokens must be at most max_tokens ({self.max_tokens}), got {self.min_tokens}"
             )
-        _integer("n", self.n, 1)
+        check_integer("n", self.n, 1)
         if self.seed is not None:
-            _integer("seed", self.seed, 0, MAX_SEED)
+            check_integer("seed", self.seed, 0, MAX_SEED)
         if self.logprobs is not None:
-            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+            check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if not isinstance(self.ignore_eos, bool):
             raise ValueError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
         object.__setattr__(self, "stop", _stop_strings(self.stop))
@@ -93,45 +96,31 @@ class SamplingParams:
         return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
 
 
-def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    rule = f"must be in {'(' if open_low else '['}{low}, {high}]"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ValueError(f"{name} {rule}, got {value!r}")
-    number = float(value)
-    above = number > low if open_low else number >= low
-    if math.isnan(number) or not above or number > high:
-        raise ValueError(f"{name} {rule}, got {value!r}")
-
-
-def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
-    rule = f"must be an integer of at least {low}" + ("" if high is None else f", at most {high}")
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"{name} {rule}, got {value!r}")
-    if int(value) < low or (high is not None and int(value) > high):
-        raise ValueError(f"{name} {rule}, got {value!r}")
-
-
 def _stop_strings(stop: Any) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    for string in strings:
-        if not isinstance(string, str) or not string:
-            raise ValueError(f"stop must be a non-empty string or a list of them, got {stop!r}")
-    return strings
+    strings = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    fits = isinstance(strings, Sequence | Set)
+    if not fits or not all(isinstance(string, str) and string for string in strings):
+        raise ValueError(f"stop must be a non-empty string or a list of them, got {stop!r}")
+    return tuple(strings)
 
 
 def _token_ids(token_ids: Any) -> tuple[int, ...]:
-    for token_id in token_ids or ():
-        _integer("stop_token_ids", token_id, 0)
-    return tuple(int(token_id) for token_id in token_ids or ())
+    listed = () if token_ids is None else token_ids
+    if isinstance(listed, str | Mapping) or not isinstance(listed, Iterable):
+        raise ValueError(f"stop_token_ids must be a list of token ids, got {token_ids!r}")
+    ids = tuple(listed)
+    for token_id in ids:
+        check_integer("stop_token_ids", token_id, 0)
+    return tuple(int(token_id) for token_id in ids)
 
 
 def _biases(logit_bias: Any) -> dict[int, float]:
-    if not isinstance(logit_bias or {}, Mapping):
+    if logit_bias is not None and not isinstance(logit_bias, Mapping):
         raise ValueError(f"logit_bias must map token ids to numbers, got {logit_bias!r}")
     biases = {}
     for token_id, bias in (logit_bias or {}).items():
-        _integer("logit_bias token id", token_id, 0)
-        if isinstance(bias, bool) or not isinstance(bias, numbers.Real) or math.isnan(bias):
-            raise ValueError(f"logit_bias[{token_id}] must be a number, got {bias!r}")
+        check_integer("logit_bias token id", token_id, 0)
+        if bias != -math.inf:  # which bans the token
+            check_number(f"logit_bias[{token_id}]", bias, -_MOST_BIAS, _MOST_BIAS)
         biases[int(token_id)] = float(bias)
     return biases

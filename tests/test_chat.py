@@ -172,6 +172,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     ("content", "message"),
     [
         (b"{", "Expecting property name"),
+        (b"[" * 100_000, "recursion"),
         (b"\xff\xfe\x00", "invalid start byte"),
         (b"[1]", '"format" is not'),
         (b'{"format": "llama-cu chat 1", "options": {}}', '"messages" must be a list'),

@@ -12,8 +12,11 @@ import sys
 import pytest
 
 from llama_cu import LLM, SamplingParams, __version__
+from llama_cu.checkpoint.config import load_config
+from llama_cu.cli.chat import run_chat
 from llama_cu.cli.info import ask
 from llama_cu.cli.main import run
+from llama_cu.kv_cache import kv_bytes_per_token
 
 
 @pytest.fixture
@@ -106,6 +109,7 @@ def test_dtype_has_short_names(cli, on_byte_model, name):
     ("args", "code", "message"),
     [
         (("story", "--model", "no/such/folder"), 1, "no/such/folder"),
+        (("story", "--model", "~nobody-here/x"), 1, "~nobody-here/x: expected a folder"),
         (("story", "--top-p", "7"), 2, "top_p must be in (0, 1], got 7.0"),
         (("story", "--top-k", "many"), 2, "--top-k"),
         (("story", "--no-such-option"), 2, "--no-such-option"),
@@ -277,6 +281,21 @@ def test_a_failed_chat_command_says_so_and_the_chat_goes_on(cli, on_byte_model, 
     assert out.count("\n") >= 1 and "Traceback" not in err
 
 
+def test_a_home_folder_of_nobody_does_not_end_the_chat(cli, on_byte_model):
+    code, _, err = chat_lines(cli, on_byte_model, "/load ~nobody-here/x", "/save ~nobody-here/x")
+    assert code == 1
+    assert "No such file or directory: '~nobody-here/x'" in err
+    assert "~nobody-here is not a folder" in err
+
+
+def test_a_chat_drops_turns_where_the_cache_is_smaller_than_the_context(byte_model, monkeypatch):
+    per_token = kv_bytes_per_token(load_config(byte_model), 4)
+    llm = LLM(byte_model, device="cpu", kv_cache_bytes=160 * per_token)
+    assert llm.context_len == 160 < llm.max_model_len
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello there\n" * 6))
+    assert run_chat(llm, model="m", system=None, options={"max_tokens": 20, "seed": 2}) == 0
+
+
 def test_regen_with_a_fixed_seed_is_another_answer(cli, on_byte_model, tmp_path):
     file = tmp_path / "chat.json"
     answers = []
@@ -373,6 +392,8 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(byte_model, program_en
         ("generate --prompt - <&-", 2, "--prompt - reads stdin, which is closed"),
         ("story --max-tokens 3 >&-", 1, "stdout is closed"),
         ("story --max-tokens 3 2>&-", 0, ""),
+        ("generate --prompt a --max-tokens 3 >&-", 1, "stdout is closed"),
+        ("chat 0>/dev/null", 1, "stdin cannot be read"),
     ],
 )
 def test_a_closed_stream_is_no_crash(byte_model, program_environment, command, code, err):
@@ -384,9 +405,27 @@ def test_a_closed_stream_is_no_crash(byte_model, program_environment, command, c
         text=True,
         env=program_environment,
         check=False,
+        timeout=60,
     )
     assert done.returncode == code
     assert err in done.stderr and "Error" not in done.stderr
+
+
+@pytest.mark.parametrize("args", [["story", "é日"], ["generate", "--json", "--prompt", "日"]])
+def test_a_terminal_that_lacks_a_character_still_gets_the_others(
+    byte_model, program_environment, args
+):
+    options = ["--model", str(byte_model), "--device", "cpu", "--max-tokens", "20", "--seed", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_cu", *args, *options],
+        capture_output=True,
+        env={**program_environment, "PYTHONIOENCODING": "ascii"},
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode("ascii")
+    assert text.startswith("??") if args[0] == "story" else len(json.loads(text)["token_ids"]) > 0
 
 
 def test_ctrl_c_ends_a_story_with_what_was_told(byte_model, program_environment):

@@ -319,3 +319,9 @@ def test_a_missing_folder_and_a_missing_config_are_named(tmp_path):
         open_checkpoint(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"config\.json: cannot be read: No such file"):
         open_checkpoint(tmp_path)
+
+
+def test_a_number_that_no_float_holds_is_refused_by_name(tmp_path):
+    fields = {"model_type": "llama", **REQUIRED, "rms_norm_eps": 10**400}
+    with pytest.raises(ModelError, match="rms_norm_eps must be a finite number"):
+        load(tmp_path, fields)

@@ -1,12 +1,14 @@
 """LLM: the library's face on a small checkpoint with a tokenizer."""
 
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from llama_cu import LLM, ModelError, RequestError, SamplingParams
+from llama_cu import LLM, BackendUnavailable, ModelError, RequestError, SamplingParams
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint
 from tests.cuda_on_cpu import CpuDevice
 
@@ -234,3 +236,84 @@ def test_on_a_given_device_the_kernels_answer_like_numpy(folder, llm):
     expected = [out.text for out in llm.generate(prompts, params)]
     assert [out.text for out in kernels.generate(prompts, params)] == expected
     assert "".join(kernels.stream(prompts[0], params)) == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("max_model_len", True, "an integer"),
+        ("block_size", True, "an integer"),
+        ("block_size", None, "an integer"),
+        ("seed", [1], "an integer"),
+        ("seed", "a", "an integer"),
+        ("seed", -1, "at least 0"),
+        ("gpu_memory_utilization", "a", r"\(0, 1\]"),
+        ("dtype", ["float32"], "auto or one of"),
+        ("progress", 5, "callable"),
+        ("model", None, "the path of a folder"),
+    ],
+)
+def test_a_wrong_argument_of_any_type_is_refused_by_name(folder, name, value, rule):
+    with pytest.raises(ValueError, match=f"{name} must be.*{rule}.*got"):
+        LLM(**{"model": folder, "device": "cpu", name: value})
+
+
+def test_a_cache_larger_than_any_memory_is_refused_in_words(folder):
+    with pytest.raises(BackendUnavailable, match="no memory for a KV cache"):
+        LLM(folder, device="cpu", kv_cache_bytes=10**17)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0}, [GREEDY], 0, ""])
+def test_params_of_another_kind_are_refused(llm, params):
+    for ask in (llm.generate, llm.stream):
+        with pytest.raises(ValueError, match="params must be one SamplingParams"):
+            ask("Once", params)
+
+
+@pytest.mark.parametrize(
+    "messages", ["hello", 5, [], {"role": "user", "content": "a"}, [{"content": "a"}]]
+)
+def test_messages_of_another_kind_are_refused(llm, messages):
+    with pytest.raises(ValueError, match="messages must"):
+        llm.chat(messages, GREEDY)
+
+
+def test_logits_and_prompts_that_are_plain_numbers_are_refused(llm):
+    with pytest.raises(ValueError, match=r"prompt must be .* got 5"):
+        llm.logits(5)
+    with pytest.raises(ValueError, match=r"prompts must be .* got 5"):
+        llm.generate(np.array(5))
+
+
+@pytest.mark.parametrize("token_id", [10**6, 2**40])
+def test_a_stop_token_that_the_model_does_not_have_is_refused(llm, token_id):
+    params = SamplingParams(min_tokens=3, stop_token_ids=[token_id])
+    with pytest.raises(ValueError, match=f"stop_token_ids .* got {token_id}"):
+        llm.generate("Once", params)
+
+
+def test_an_eos_id_beyond_the_vocabulary_does_not_disturb_min_tokens(folder, tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 100000]}')
+    llm = LLM(tmp_path, device="cpu")
+    (output,) = llm.generate("Once", SamplingParams(temperature=0, min_tokens=4, max_tokens=4))
+    assert len(output.token_ids) == 4
+
+
+def test_threads_share_a_model_and_get_the_answers_they_would_get_alone(llm):
+    prompts = [f"Once {i} turtle" for i in range(4)]
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    alone = [llm.generate(prompt, params)[0].token_ids for prompt in prompts]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = [
+                list(pool.map(lambda prompt: llm.generate(prompt, params)[0].token_ids, prompts))
+                for _ in range(3)
+            ]
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [alone] * 3
+    assert not llm.engine.has_work

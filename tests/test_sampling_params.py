@@ -1,6 +1,7 @@
 """SamplingParams: wrong values are refused by name, rule and value."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -18,12 +19,20 @@ from llama_cu.sampling_params import SamplingParams
         ("top_p", 0, r"\(0, 1\]"),
         ("top_p", 1.7, r"\(0, 1\]"),
         ("min_p", 1.1, r"\[0, 1\]"),
-        ("repetition_penalty", 0, r"\(0, 100\]"),
+        ("repetition_penalty", 0, r"\[0.01, 100\]"),
         ("presence_penalty", 1000, r"\[-100, 100\]"),
         ("frequency_penalty", None, r"\[-100, 100\]"),
         ("logit_bias", {-1: 2.0}, "at least 0"),
-        ("logit_bias", {3: "x"}, "a number"),
+        ("logit_bias", {3: "x"}, r"\[-1000000.0, 1000000.0\]"),
         ("logit_bias", [3], "must map"),
+        ("logit_bias", 0, "must map"),
+        ("logit_bias", {3: math.inf}, "1000000.0"),
+        ("repetition_penalty", 1e-38, "0.01"),
+        ("stop", 5, "a list of them"),
+        ("stop", {"a": 1}, "a list of them"),
+        ("stop", True, "a list of them"),
+        ("stop_token_ids", 5, "a list of token ids"),
+        ("stop_token_ids", "12", "a list of token ids"),
         ("max_tokens", 0, "at least 1"),
         ("max_tokens", True, "an integer"),
         ("min_tokens", -1, "at least 0"),

@@ -352,6 +352,18 @@ def test_a_folder_without_weights_says_what_was_expected(tmp_path):
     assert words in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model-q4.gguf"])
+def test_weights_in_another_format_are_named(tmp_path, name):
+    (random_checkpoint(tmp_path) / "model.safetensors").rename(tmp_path / name)
+    assert f"found {name}, which is not read" in refusal(tmp_path)
+
+
+def test_a_link_to_weights_that_are_gone_is_named(tmp_path):
+    (random_checkpoint(tmp_path) / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "gone")
+    assert "found model.safetensors, a link to nothing" in refusal(tmp_path)
+
+
 def test_an_absent_shard_is_named(tmp_path):
     shard = save_sharded(tmp_path)[NORM]
     (tmp_path / shard).unlink()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -113,3 +114,13 @@ def test_the_wheel_finds_its_kernels(installed):
     done = run_installed(installed, "-c", code)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(installed)
+
+
+def test_the_sdist_holds_what_its_own_tests_read(tmp_path):
+    build = "import sys; from hatchling.build import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
+    (path,) = tmp_path.glob("llama_cu-*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"benchmarks/cpu_vs_gpu.py", "tests/test_wheel.py", "README.md", ".ci/run"} <= names
+    assert {"CONTRIBUTING.md", "models/story/model.safetensors"} <= names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.refuse(name, "must be a number")
         in_range = value > minimum if above else value >= minimum
-        if not (math.isfinite(value) and in_range):
+        if not (in_range and value <= sys.float_info.max):
             bound = "above" if above else "at least"
             raise self.refuse(name, f"must be a finite number {bound} {minimum:g}")
         return float(value)

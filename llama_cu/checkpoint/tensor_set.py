@@ -48,12 +48,23 @@ def open_tensors(folder: str | Path) -> TensorSet:
         file = TensorFile(single)
         return TensorSet(single, dict.fromkeys(file.entries, file))
     if not index.exists():
-        raise ModelError(f"{folder}: expected {SINGLE} or {INDEX}, found neither")
+        raise ModelError(f"{folder}: expected {SINGLE} or {INDEX}, found {_other_weights(folder)}")
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelError(f"{index}: weight_map must be a JSON object, got {weight_map!r}")
     shards = {str(name): _open_shard(index, name) for name in weight_map.values()}
     return TensorSet(index, _match(weight_map, shards))
+
+
+def _other_weights(folder: str | Path) -> str:
+    """What a folder without safetensors has instead, in words."""
+    patterns = ("*.safetensors*", "*.bin", "*.pth", "*.pt", "*.gguf")
+    names = sorted(path.name for pattern in patterns for path in Path(folder).glob(pattern))
+    if not names:
+        return "neither"
+    if names[0] in (SINGLE, INDEX):
+        return f"{names[0]}, a link to nothing"
+    return f"{names[0]}, which is not read"
 
 
 def stored_dtype(folder: str | Path) -> str | None:

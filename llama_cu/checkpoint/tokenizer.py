@@ -85,8 +85,12 @@ class Tokenizer:
         """
         from llama_cu.checkpoint.chat_template import render
 
+        if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
+            raise ValueError(f"messages must be a list of mappings, got {messages!r}")
+        if not messages:
+            raise ValueError("messages must hold at least one message, got none")
         for message in messages:
-            if not isinstance(message, Mapping):
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 raise ValueError(f"messages must be mappings of role and content, got {message!r}")
         source, template = self._chat_template(variables.get("tools"))
         return render(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from llama_cu.cli.chat_input import Reader, open_reader, read_message
 from llama_cu.cli.chat_session import OPTIONS, ChatSession
 from llama_cu.cli.interrupt import CtrlC
 from llama_cu.cli.load import sampling_params
-from llama_cu.cli.terminal import TextWriter, note
+from llama_cu.cli.terminal import TextWriter, note, user_path
 from llama_cu.errors import LlamaCuError
 from llama_cu.llm import LLM
 from llama_cu.output import Output
@@ -110,7 +109,7 @@ class Chat:
     def _answer(self, user: str) -> bool:
         """Stream the answer to `user` and remember the turn; False when nothing was answered."""
         llm, session = self._llm, self._session
-        dropped = session.make_room(user, llm.count_chat_tokens, llm.max_model_len)
+        dropped = session.make_room(user, llm.count_chat_tokens, llm.context_len)
         if dropped:
             note(f"the context is full: the oldest {_turns(dropped)} dropped")
         stream = llm.chat_stream(session.messages(user), self._params())
@@ -130,7 +129,7 @@ class Chat:
             note("stopped" if output.text else "stopped; the message is not remembered")
         elif output.finish_reason == "length":
             used = output.timings.prompt_tokens + output.timings.generated_tokens
-            full = used >= self._llm.max_model_len
+            full = used >= self._llm.context_len
             note("cut: the context is full" if full else "cut at max_tokens; /set max_tokens N")
         elif not output.text:
             note("the model had nothing to say")
@@ -171,7 +170,7 @@ class Chat:
         note(f"taken back: {' '.join(turn.user.split())[:60]}")
 
     def _save(self, name: str) -> None:
-        path = _path(name) if name else self._session.file
+        path = user_path(name) if name else self._session.file
         if path is None:
             raise ValueError("use /save FILE")
         self._session.save(path, model=self._model)
@@ -180,7 +179,7 @@ class Chat:
     def _load(self, name: str) -> None:
         if not name:
             raise ValueError("use /load FILE")
-        self._session.load(_path(name))
+        self._session.load(user_path(name))
         note(f"loaded {_turns(len(self._session.turns))} from {name}")
 
     def _clear(self, _: str) -> None:
@@ -193,7 +192,7 @@ class Chat:
         used = llm.count_chat_tokens(session.messages()) if session.messages() else 0
         lines = [
             f"turns: {len(session.turns)} ({session.num_dropped} dropped)",
-            f"context: {used} of {llm.max_model_len} tokens",
+            f"context: {used} of {llm.context_len} tokens",
         ]
         if self._last is not None:
             timings, reused = self._last.timings, self._last.num_cached_tokens
@@ -205,10 +204,6 @@ class Chat:
             ]
         lines += [f"model: {self._model}", f"device: {llm.device_name}, {llm.dtype}"]
         note("\n".join(lines))
-
-
-def _path(name: str) -> Path:
-    return Path(name).expanduser()
 
 
 def _turns(count: int) -> str:

@@ -60,7 +60,11 @@ class PipeReader:
         self._lines = iter(lines)
 
     def read_line(self, *, more: bool) -> str:
-        line = next(self._lines, None)
+        try:
+            line = next(self._lines, None)
+        except OSError as error:  # it would fail again for ever
+            self._lines = iter(())
+            raise OSError(f"stdin cannot be read: {error.strerror or error}") from error
         if line is None:
             raise EOFError
         return line.rstrip("\r\n")

@@ -121,6 +121,8 @@ class ChatSession:
             "options": self.options,
             "messages": _messages(self.system, self.turns),
         }
+        if not path.parent.is_dir():
+            raise ValueError(f"{path.parent} is not a folder")
         _write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         self.file, self.unsaved = path, False
 
@@ -130,7 +132,7 @@ class ChatSession:
             raise ValueError("this conversation is not saved: first /save FILE, or /clear")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a saved chat: {error}") from None
         try:
             system, turns, options = _parse_file(content)

@@ -37,10 +37,14 @@ def generate(
     options: dict[str, Any],
 ) -> None:
     """Print the answer to stdout: its text, or one JSON object."""
+    if sys.stdout is None:
+        raise OSError("stdout is closed")
     llm = load_model(model, device=device, dtype=dtype, max_model_len=max_model_len)
     (output,) = llm.generate([prompt], sampling_params(llm, options))
     if as_json:
-        print(json.dumps(_json(llm, output, str(find_model(model))), ensure_ascii=False))
+        is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+        answer = _json(llm, output, str(find_model(model)))
+        print(json.dumps(answer, ensure_ascii=not is_unicode))
     elif llm.tokenizer is None:
         print(",".join(map(str, output.token_ids)))
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_cu.cli.progress import ProgressBar
-from llama_cu.cli.terminal import note
+from llama_cu.cli.terminal import note, user_path
 from llama_cu.errors import ModelError
 from llama_cu.llm import LLM
 from llama_cu.sampling_params import SamplingParams
@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def find_model(model: str) -> Path:
     """The folder of an embedded model, by its name, or the given folder."""
     if model not in EMBEDDED or Path(model).is_dir():
-        return Path(model).expanduser()
+        return user_path(model)
     # A wheel carries the models inside the package; a checkout has them beside it.
     for folder in (_PACKAGE / "models" / model, _PACKAGE.parent / "models" / model):
         if (folder / "config.json").is_file():

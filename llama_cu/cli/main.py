@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import traceback
@@ -39,6 +40,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         if hasattr(signal, "SIGPIPE"):
             # `llama-cu story | head` ends like any other program in a pipe.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A character that the terminal's encoding lacks is no reason to lose the others.
+            sys.stdout.reconfigure(errors="replace")
     debug = "--debug" in argv
     arguments = ["--debug"] * debug + [a for a in argv if a != "--debug"]
     try:
@@ -181,7 +185,9 @@ def generate(
 def serve(
     model: opt.Model = "chat",
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
     served_model_name: Annotated[
         str | None, typer.Option("--served-model-name", help="The model's name in the API.")
     ] = None,

@@ -32,5 +32,5 @@ def _why_cut(llm: LLM, output: Output) -> str:
     if output.finish_reason != "length":
         return ""
     tokens = output.timings.prompt_tokens + output.timings.generated_tokens
-    full = tokens >= llm.max_model_len
+    full = tokens >= llm.context_len
     return " | cut: context is full" if full else " | cut: --max-tokens"
