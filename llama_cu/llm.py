@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,11 @@ from llama_cu.ops.base import Ops
 from llama_cu.ops.device import Device
 from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.output import Output, TextStream, output_of
+from llama_cu.prompts import Message, Prompt, PromptReader
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 from llama_cu.sequence import Sequence
 from llama_cu.stopping import StopStrings
 
-Prompt = str | Seq[int] | np.ndarray
-Message = Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
 """progress(what, done, total), called while weights load and kernels compile."""
 
@@ -92,6 +91,7 @@ class LLM:
         checkpoint = open_checkpoint(Path(model))
         self.config = config = checkpoint.config
         self.tokenizer = checkpoint.tokenizer
+        self._prompts = PromptReader(checkpoint.tokenizer, config.vocab_size)
         longest = default_max_model_len(config)
         if max_model_len is not None and max_model_len > longest:
             raise ValueError(
@@ -174,7 +174,7 @@ class LLM:
         params = self._params(params)
         sequences = [
             sequence
-            for token_ids in self._prompts(prompts)
+            for token_ids in self._prompts.encode_all(prompts)
             for sequence in self.sequences(token_ids, params)
         ]
         return self._run(sequences)
@@ -200,7 +200,7 @@ class LLM:
 
     def logits(self, token_ids: Seq[int]) -> np.ndarray:
         """float32 logits at every position: [num_tokens, vocab_size]."""
-        checked = self._check_ids(token_ids)
+        checked = self._prompts.check_ids(token_ids)
         if len(checked) > self.max_model_len:
             raise RequestError(
                 f"{len(checked)} tokens are more than max_model_len = {self.max_model_len}"
@@ -236,50 +236,13 @@ class LLM:
             raise ValueError(f"params must be one SamplingParams or None, got {params!r}")
         return params
 
-    def _prompts(self, prompts: Any) -> list[list[int]]:
-        if isinstance(prompts, str):
-            return [self.encode(prompts)]
-        if isinstance(prompts, np.ndarray):
-            prompts = prompts.tolist()  # a plain number where it has no axis
-        if not isinstance(prompts, list | tuple):
-            raise ValueError(f"prompts must be a string or a list, got {prompts!r}")
-        if len(prompts) and isinstance(prompts[0], int | np.integer):
-            return [self.encode(prompts)]
-        return [self.encode(prompt) for prompt in prompts]
-
     def encode(self, prompt: Any) -> list[int]:
         """The token ids of a text, or of ids after a check. ValueError for anything else."""
-        if isinstance(prompt, list | tuple | np.ndarray):
-            return self._check_ids(prompt)
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompt must be a string or a list of token ids, got {prompt!r}")
-        if self.tokenizer is None:
-            raise ValueError("prompt must be a list of token ids: the model has no tokenizer.json")
-        return self._check_ids(self.tokenizer.encode(prompt))
+        return self._prompts.encode(prompt)
 
     def encode_chat(self, messages: Seq[Message]) -> list[int]:
         """The token ids of a conversation, by the model's chat template."""
-        if self.tokenizer is None:
-            raise ValueError("messages need a tokenizer, but the model has no tokenizer.json")
-        text = self.tokenizer.apply_chat_template(messages)
-        return self._check_ids(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _check_ids(self, token_ids: Any) -> list[int]:
-        if not isinstance(token_ids, Iterable):
-            raise ValueError(f"prompt must be a string or a list of token ids, got {token_ids!r}")
-        ids = list(token_ids)
-        if not ids:
-            raise ValueError("prompt must hold at least one token, got none")
-        for token_id in ids:
-            if isinstance(token_id, bool) or not isinstance(token_id, int | np.integer):
-                raise ValueError(
-                    f"prompt must be a string or a list of token ids, got {token_id!r}"
-                )
-            if not 0 <= token_id < self.config.vocab_size:
-                raise ValueError(
-                    f"token ids must be in [0, {self.config.vocab_size}), got {token_id}"
-                )
-        return [int(token_id) for token_id in ids]
+        return self._prompts.encode_chat(messages)
 
     def sequences(self, token_ids: list[int], params: SamplingParams) -> list[Sequence]:
         """`params.n` sequences for the engine, each with a seed of its own."""

@@ -39,6 +39,7 @@ class Scheduler:
         self.max_num_seqs = max_num_seqs
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.num_preemptions = 0
 
     @property
     def has_work(self) -> bool:
@@ -89,6 +90,7 @@ class Scheduler:
         return max(0, -(-num_tokens // self.allocator.block_size) - num_blocks)
 
     def _preempt(self, sequence: Sequence) -> None:
+        self.num_preemptions += 1
         self.running.remove(sequence)
         self._give_back(sequence)
         self.waiting.appendleft(sequence)

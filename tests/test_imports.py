@@ -27,6 +27,7 @@ HOMES = {
     "typer": ("llama_cu.cli.",),
     "anyio": ("llama_cu.server.",),
     "fastapi": ("llama_cu.server.",),
+    "llguidance": ("llama_cu.server.",),
     "prometheus_client": ("llama_cu.server.",),
     "pydantic": ("llama_cu.server.",),
     "sse_starlette": ("llama_cu.server.",),

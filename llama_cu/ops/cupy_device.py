@@ -226,7 +226,9 @@ def _import_cupy() -> Any:
             reason = f"{cupy.cuda.runtime.getDeviceCount()} devices"
         except cupy.cuda.runtime.CUDARuntimeError as error:
             reason = str(error).split(":")[0]  # the name, without its sentence
-        raise BackendUnavailable(f"no GPU was found; where there is one, install an NVIDIA driver ({reason})")
+        raise BackendUnavailable(
+            f"no GPU was found; where there is one, install an NVIDIA driver ({reason})"
+        )
     return cupy
 
 

@@ -167,7 +167,10 @@ class EngineThread:
                 before = self._last_token_s.get(sequence, sequence.arrival_s)
                 self._observe(sequence, now - before)
                 self._last_token_s[sequence] = now
-        self._wake({self._tickets[sequence] for sequence in drawn})
+        for sequence in drawn:
+            if sequence.failure is not None and sequence in self._tickets:
+                self._fail([self._tickets[sequence]], EngineFailure(sequence.failure))
+        self._wake({self._tickets[s] for s in drawn if s in self._tickets})
         for sequence in drawn:
             if sequence.finished:
                 self._forget(sequence)

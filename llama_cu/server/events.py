@@ -14,6 +14,15 @@ from llama_cu.server.settings import Settings
 _LAST_WORDS_S = 2.0
 
 
+def event(text: str) -> ServerSentEvent:
+    """One event; a text of several lines is one event too."""
+    return ServerSentEvent(text, sep="\n")
+
+
+def _ping() -> ServerSentEvent:
+    return ServerSentEvent(comment="ping", sep="\n")
+
+
 class EventStream(EventSourceResponse):
     """Sends events as they come, with comments in between to keep the connection open.
 
@@ -31,7 +40,7 @@ class EventStream(EventSourceResponse):
         super().__init__(
             events,
             ping=settings.ping_s,
-            sep="\n",
+            ping_message_factory=_ping,
             send_timeout=settings.send_timeout_s,
             shutdown_event=anyio.Event(),
             shutdown_grace_period=settings.drain_s + _LAST_WORDS_S,

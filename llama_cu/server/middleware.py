@@ -15,6 +15,9 @@ from llama_cu.server.settings import Settings
 
 _OPEN_PATHS = ("/health",)
 
+# How many times the largest allowed body is read, and thrown away, before the connection is cut.
+_MOST_IGNORED = 8
+
 
 class RequireKey:
     """Refuses requests without the API key, as a bearer token or as the password of basic auth.
@@ -52,7 +55,11 @@ class RequireKey:
 
 
 class LimitBody:
-    """Refuses bodies that are too large or take too long to arrive, without keeping them."""
+    """Refuses bodies that are too large or take too long to arrive, without keeping them.
+
+    A body that is too large is still read for a while, since a client that is cut off in the
+    middle of sending would not see why.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -64,16 +71,9 @@ class LimitBody:
             await self.app(scope, receive, send)
             return
         try:
-            declared = int(Headers(scope=scope).get("content-length", "0"))
-            if declared > self._most:
-                raise self._too_large()
             body = await self._read(receive)
         except ApiError as error:
             await error.response()(scope, receive, send)
-            return
-        except ValueError:
-            bad = ApiError(400, "the Content-Length header is not a number")
-            await bad.response()(scope, receive, send)
             return
         given = False
 
@@ -97,19 +97,21 @@ class LimitBody:
 
     async def _collect(self, receive: Receive) -> bytes:
         body = bytearray()
-        while True:
+        size = 0
+        more = True
+        while more and size <= _MOST_IGNORED * self._most:
             message = await receive()
             if message["type"] != "http.request":
                 return b""
-            body += message.get("body", b"")
-            if len(body) > self._most:
-                raise self._too_large()
-            if not message.get("more_body", False):
-                return bytes(body)
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413,
-            f"the body is larger than {self._most} bytes",
-            headers={"Connection": "close"},
-        )
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size <= self._most:
+                body += piece
+            more = message.get("more_body", False)
+        if size > self._most:
+            raise ApiError(
+                413,
+                f"the body is larger than {self._most} bytes",
+                headers={"Connection": "close"},
+            )
+        return bytes(body)

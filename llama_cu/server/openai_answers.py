@@ -35,6 +35,8 @@ class Cursor:
     def advance(self) -> Delta:
         sequence = self.sequence
         reason = sequence.finish_reason  # first: once it is set, the rest is final
+        if reason == "error":  # it is told as an error, and not as the end of an answer
+            reason = None
         text = sequence.text[self._num_chars :]
         ids = sequence.answer_ids
         ready = min(len(sequence.logprobs), len(ids))

@@ -14,10 +14,11 @@ from sse_starlette import ServerSentEvent
 from llama_cu.sampling_params import SamplingParams
 from llama_cu.sequence import Sequence
 from llama_cu.server import openai_answers as answers
+from llama_cu.server.constraint import Grammar
 from llama_cu.server.errors import ApiError, bad_request
-from llama_cu.server.events import EventStream
+from llama_cu.server.events import EventStream, event
 from llama_cu.server.openai_answers import Cursor, Delta, Json
-from llama_cu.server.openai_schema import ChatBody, CompletionBody, SamplingBody
+from llama_cu.server.openai_schema import ChatBody, CompletionBody, ResponseFormat, SamplingBody
 from llama_cu.server.service import Job, Service
 
 Choice = Callable[[int, Delta], Json]
@@ -50,7 +51,8 @@ async def completions(request: Request, body: CompletionBody) -> JSONResponse | 
     if body.echo and body.logprobs is not None:
         raise ApiError(400, "echo together with logprobs is not supported", param="echo")
     echoed = await _echoes(service, body, prompts)
-    job = service.open(request, "/v1/completions", prompts, params)
+    grammar = await _grammar(service, body.response_format)
+    job = service.open(request, "/v1/completions", prompts, params, grammar)
     reply = Reply(job, "cmpl", "text_completion", service.settings.model_name)
     offsets = [len(echo) for echo in echoed for _ in range(params.n)]
     texts = [echo for echo in echoed for _ in range(params.n)]
@@ -81,7 +83,8 @@ async def chat_completions(request: Request, body: ChatBody) -> JSONResponse | E
     max_tokens = next((limit for limit in limits if limit is not None), None)
     params = _params(service, body, max_tokens=max_tokens, logprobs=num_top)
     ids = await service.encode_chat([message.plain() for message in body.messages])
-    job = service.open(request, "/v1/chat/completions", [ids], params)
+    grammar = await _grammar(service, body.response_format)
+    job = service.open(request, "/v1/chat/completions", [ids], params, grammar)
     name = "chat.completion.chunk" if body.stream else "chat.completion"
     reply = Reply(job, "chatcmpl", name, service.settings.model_name)
     greeted: set[int] = set()
@@ -167,7 +170,7 @@ async def _events(reply: Reply, chunk: Choice, wants_usage: bool) -> AsyncIterat
                 yield _data(reply.body([chunk(index, delta)], **nothing_yet, **last))
         if wants_usage:
             yield _data(reply.body([], **reply.totals()))
-        yield ServerSentEvent("[DONE]")
+        yield event("[DONE]")
     except ApiError as error:
         job.close(f"error {error.status}")
         yield _data(error.body())
@@ -176,7 +179,7 @@ async def _events(reply: Reply, chunk: Choice, wants_usage: bool) -> AsyncIterat
 
 
 def _data(body: Json) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps(body, ensure_ascii=False))
+    return event(json.dumps(body, ensure_ascii=False))
 
 
 def _model(service: Service) -> Json:
@@ -207,6 +210,24 @@ def _params(service: Service, body: SamplingBody, **more: Any) -> SamplingParams
         return body.sampling_params(service.llm.default_params(), **more)
     except ValueError as error:
         raise bad_request(error) from error
+
+
+async def _grammar(service: Service, form: ResponseFormat | None) -> Grammar | None:
+    """The grammar of what was asked for; ApiError 400 where nothing can follow it."""
+    name = "response_format"
+    try:
+        schema = None if form is None else form.wanted()
+    except ValueError as error:
+        raise ApiError(400, str(error), param=name) from error
+    if schema is None:
+        return None
+    if service.grammars is None:
+        raise ApiError(400, f"{name} needs a tokenizer, and the model has none", param=name)
+    try:
+        return await service.grammars.of_schema(schema)
+    except ValueError as error:
+        message = f"{name}: the schema cannot be followed: {error}"
+        raise ApiError(400, message, param=name) from error
 
 
 def _num_top_logprobs(body: ChatBody) -> int | None:

@@ -11,6 +11,8 @@ from llama_cu.sampling_params import MAX_SEED, SamplingParams
 
 TokenIds = list[int]
 
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -30,6 +32,17 @@ class JsonSchema(Body):
 class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+
+    def wanted(self) -> dict[str, Any] | None:
+        """The JSON schema that answers have to follow, if any. ValueError where fields disagree."""
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            rule = "must be there exactly when the type is json_schema"
+            raise ValueError(f"response_format: json_schema {rule}, got type {self.type}")
+        if self.json_schema is not None:
+            if self.json_schema.schema_ is None:
+                raise ValueError("response_format: json_schema has no schema")
+            return self.json_schema.schema_
+        return None if self.type == "text" else ANY_OBJECT
 
 
 class SamplingBody(Body):

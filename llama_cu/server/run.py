@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
 from llama_cu.llm import LLM
 from llama_cu.server.app import create_app
@@ -31,37 +32,45 @@ def run_server(
     Raises what `load` raised when the model could not be loaded, OSError for an address that is
     not to be had.
     """
-    app = create_app(settings, load)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=round(settings.drain_s) + _CLOSING_S,
-    )
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            on_listen(_url(listener))
-            self._watcher = asyncio.create_task(self._end_without_model())
-
-        async def _end_without_model(self) -> None:
-            await app.state.service.engine.settled()
-            if app.state.service.engine.state == FAILED:
-                self.should_exit = True
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            app.state.service.begin_drain()
-            app.state.sessions.end_streams()
-            await super().shutdown(sockets)
-
+    app = create_app(settings, load)
     with _listen(host, port) as listener:
-        Server(config).run([listener])
+        Server(app, settings, lambda: on_listen(_url(listener))).run([listener])
     failure = app.state.service.engine.failure
     if failure is not None:
         raise failure
+
+
+class Server(uvicorn.Server):
+    """Ends when the model cannot be loaded, and lets open answers finish when it is told to end."""
+
+    def __init__(self, app: FastAPI, settings: Settings, on_listen: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=round(settings.drain_s) + _CLOSING_S,
+            )
+        )
+        self._state = app.state
+        self._on_listen = on_listen
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listen()
+        self._watcher = asyncio.create_task(self._end_without_model())
+
+    async def _end_without_model(self) -> None:
+        await self._state.service.engine.settled()
+        if self._state.service.engine.state == FAILED:
+            self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._state.service.begin_drain()
+        self._state.sessions.end_streams()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

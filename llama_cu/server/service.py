@@ -17,6 +17,7 @@ from llama_cu.errors import LlamaCuError, RequestError
 from llama_cu.llm import LLM
 from llama_cu.sampling_params import SamplingParams
 from llama_cu.sequence import Sequence
+from llama_cu.server.constraint import Grammar, Grammars
 from llama_cu.server.engine_thread import (
     FAILED,
     LOADING,
@@ -48,9 +49,12 @@ class Service:
         self.drain_until: float | None = None
         self._open: set[Job] = set()
         self._streams: Counter[str] = Counter()
-        self.engine = EngineThread(load, self._observe)
+        self.grammars: Grammars | None = None
+        self._load = load
+        self.engine = EngineThread(self._load_all, self._observe)
         self.metrics.gauge("requests_running", "Answers in the batch.", lambda: self._count(True))
         self.metrics.gauge("requests_waiting", "Answers in the queue.", lambda: self._count(False))
+        self.metrics.gauge("preemptions", "Answers sent back to the queue.", self._preemptions)
         self.metrics.gauge("kv_cache_use", "Share of the KV cache in use.", self._cache_use)
 
     @property
@@ -63,13 +67,23 @@ class Service:
         headers = RETRY_AFTER if state == LOADING else None
         raise ApiError(503, why.get(state, f"the engine is {state}"), code=state, headers=headers)
 
+    def _load_all(self) -> LLM:
+        llm = self._load()
+        if llm.tokenizer is not None:
+            self.grammars = Grammars(
+                llm.tokenizer,
+                vocab_size=llm.config.vocab_size,
+                eos_token_ids=llm.eos_token_ids,
+            )
+        return llm
+
     async def encode(self, prompt: Any, param: str) -> list[int]:
         """Token ids of a text or checked ids. ApiError 400 for what is neither, or is too long."""
         llm = self.llm
         try:
             ids = await asyncio.to_thread(llm.encode, prompt)
         except (ValueError, LlamaCuError) as error:
-            raise ApiError(400, str(error), param=param) from error
+            raise ApiError(400, f"{param}: {error}", param=param) from error
         self.check_length(ids, param)
         return ids
 
@@ -79,7 +93,7 @@ class Service:
         try:
             ids = await asyncio.to_thread(llm.encode_chat, messages)
         except (ValueError, LlamaCuError) as error:
-            raise ApiError(400, str(error), param="messages") from error
+            raise ApiError(400, f"messages: {error}", param="messages") from error
         self.check_length(ids, "messages")
         return ids
 
@@ -95,9 +109,14 @@ class Service:
             )
 
     def open(
-        self, request: Request, route: str, prompts: list[list[int]], params: SamplingParams
+        self,
+        request: Request,
+        route: str,
+        prompts: list[list[int]],
+        params: SamplingParams,
+        grammar: Grammar | None = None,
     ) -> Job:
-        """Submit every prompt `params.n` times. Close the job, whatever happens.
+        """Submit every prompt `params.n` times, to follow the grammar. Close the job in any case.
 
         ApiError 429 where the queue is full or the client has too many requests open.
         """
@@ -118,6 +137,7 @@ class Service:
             sequences = [s for ids in prompts for s in self.llm.sequences(ids, params)]
             for sequence in sequences:
                 self.llm.engine.check_fits(sequence)
+                sequence.constraint = None if grammar is None else grammar.constraint(sequence)
         except (ValueError, RequestError) as error:
             raise bad_request(error) from error
         job = Job(self, Ticket(sequences), client, route)
@@ -158,6 +178,9 @@ class Service:
         in_batch = len(self.engine.llm.engine.scheduler.running)
         return in_batch if running else max(0, self._num_sequences() - in_batch)
 
+    def _preemptions(self) -> int:
+        return 0 if self.engine.llm is None else self.engine.llm.engine.scheduler.num_preemptions
+
     def _cache_use(self) -> float:
         if self.engine.llm is None:
             return 0.0
@@ -188,7 +211,9 @@ class Job:
         server is about to end.
         """
         while True:
-            finished = self.ticket.finished
+            # An answer that failed is no answer: the reason is on its way.
+            failed = any(s.finish_reason == "error" for s in self.sequences)
+            finished = self.ticket.finished and not failed
             yield
             if finished:
                 return

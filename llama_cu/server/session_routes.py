@@ -16,7 +16,7 @@ from pydantic import Field
 from sse_starlette import ServerSentEvent
 
 from llama_cu.server.errors import ApiError
-from llama_cu.server.events import EventStream
+from llama_cu.server.events import EventStream, event
 from llama_cu.server.openai_answers import Cursor
 from llama_cu.server.openai_schema import Body
 from llama_cu.server.service import Service
@@ -53,7 +53,7 @@ async def init(request: Request, session_id: SessionId) -> EventStream:
 
 async def _listen(listener: Listener) -> AsyncIterator[ServerSentEvent]:
     while (text := await listener.get()) is not None:
-        yield ServerSentEvent(text)
+        yield event(text)
 
 
 @router.post("/chat", response_model=None)
