@@ -9,6 +9,7 @@ pytest.importorskip("schemathesis", reason="needs schemathesis")
 
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+
 from live_server import LiveServer, get, load_embedded, post
 
 FOREVER = "/api/init/{session_id}"  # a stream that never ends

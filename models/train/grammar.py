@@ -28,7 +28,7 @@ PRONOUNS = {
     "she": ("she", "her", "her", "herself"),
     "it": ("it", "it", "its", "itself"),
 }
-LONG_SHARE = 0.3
+LONG_SHARE = 0.15
 ALL_PLOTS = PLOTS | SHORT_PLOTS
 _OPENINGS = [opening.strip() for opening in OPENINGS.split("#")]
 _THING_OPENINGS = [opening.strip() for opening in THING_OPENINGS.split("#")]
