@@ -145,7 +145,7 @@ def test_ids_beyond_the_tokenizer_are_never_allowed(more):
         ({"whitespace_flexible": True}, set(SPACES)),
         ({"whitespace_pattern": "  "}, {"", "  "}),
     ],
-    ids=str,
+    ids=["the default", "none", "any", "a pattern"],
 )
 def test_white_space_is_bounded_unless_the_schema_says_otherwise(guidance, before_it):
     tokenizer = Tokenizer(find_model("story"))
