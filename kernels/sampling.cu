@@ -22,7 +22,7 @@
 //   out                                    [num_rows]              int32
 //
 //   grid    num_rows blocks; a block owns a row
-//   block   a multiple of 32 threads, at least 64
+//   block   a multiple of 32 threads, 64 to 512: of 1024, each would have too few registers
 //   memory  reads logits once for the largest and once for the draw, three times more for top_k,
 //           four for top_p (from cache); 17 KiB of shared memory
 //   needs   1 <= vocab_size <= 2^23, so that a sum of weights fits 64 bits
@@ -136,7 +136,8 @@ __global__ void __launch_bounds__(1024)
   if (threadIdx.x == 0) out[blockIdx.x] = best;
 }
 
-__global__ void __launch_bounds__(1024)
+// One block per multiprocessor is enough: for more of them the compiler would spill registers.
+__global__ void __launch_bounds__(512, 1)
     sample(const float* __restrict__ logits, const float* temperatures, const int* top_ks,
            const float* top_ps, const float* min_ps, const int* seeds, const int* positions,
            int* out, int vocab_size) {

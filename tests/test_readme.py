@@ -32,10 +32,22 @@ def test_the_readme_is_short():
 
 
 def test_the_python_example_runs(monkeypatch, capsys):
-    (example,) = [block for language, block in BLOCKS if language == "python"]
+    example, _ = [block for language, block in BLOCKS if language == "python"]
     monkeypatch.chdir(ROOT)
     exec(compile(example, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.split()) > 50
+
+
+def test_the_openai_example_runs_against_a_server(capsys):
+    pytest.importorskip("fastapi", reason="needs the serve extra")
+    pytest.importorskip("openai", reason="needs the openai client")
+    from live_server import LiveServer, load_embedded
+
+    _, example = [block for language, block in BLOCKS if language == "python"]
+    with LiveServer(load_embedded("chat"), model_name="chat") as server:
+        assert "127.0.0.1:8000" in example
+        exec(compile(example.replace("8000", str(server.port)), "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.split()) > 20
 
 
 @pytest.mark.parametrize("command", ["story", "chat", "generate", "kernels", "info"])

@@ -27,6 +27,10 @@ def _check_logits(logits: Array) -> tuple[int, int]:
     return num_rows, vocab_size
 
 
+# Of 1024 threads each has 64 registers, which are not enough on every GPU.
+_MAX_SAMPLE_THREADS = 512
+
+
 def _block(vocab_size: int) -> int:
     return whole_warps(ceil_div(vocab_size, 4), low=64)
 
@@ -78,7 +82,8 @@ def launch_sample(device: Device, logits: Array, *, rows: SamplingRows) -> Array
     check_array("rows.seeds", rows.seeds, shape=(num_rows, 2), dtype=_INT32)
     cuts = (rows.temperature, rows.top_k, rows.top_p, rows.min_p)
     args = (logits, *cuts, rows.seeds, rows.positions, out, np.int32(vocab_size))
-    launch(device.kernel("sampling", "sample"), (num_rows,), _block(vocab_size), *args)
+    block = min(_block(vocab_size), _MAX_SAMPLE_THREADS)
+    launch(device.kernel("sampling", "sample"), (num_rows,), block, *args)
     return out
 
 
