@@ -4,9 +4,10 @@
     python -m benchmarks.serve --stress-s 120                             # random traffic, checked
 
 The first measures one client and many, each with the same kind of request: a prompt of random
-words, `--tokens` generated tokens. llama.cpp's server (`pip install 'llama-cpp-python[server]'`)
-runs the same requests where it is installed and a GGUF file is given. The second sends random
-requests of which some are abandoned, then asks a quiet library for every answer again.
+words, `--tokens` generated tokens; then the library with as many in a batch, without a server.
+llama.cpp and its server (`pip install 'llama-cpp-python[server]'`, which answers one after the
+other) run the same requests where they are installed and a GGUF file is given. The second sends
+random requests of which some are abandoned, then asks a quiet library for every answer again.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from typing import Any
 
 import httpx
 
+from benchmarks.batched import random_prompts
 from benchmarks.report import ROOT, describe_run, load_average, table, write_json
 from benchmarks.traffic import Request, Seen, draw_request, run_clients
 
 STORY = ROOT / "models" / "story"
-PROMPT_WORDS = 48
 STRESS_CLIENTS = 64
 LEAVING = 0.3
 _START_S = 120.0
@@ -67,6 +68,7 @@ def main() -> int:
 def figures(arguments: argparse.Namespace) -> dict[str, Any]:
     """One client and many, against every server that can run."""
     commands = {"llama-cu": llama_cu_command(arguments.model, arguments.device)}
+    files = {"llama-cu": arguments.model, "llama.cpp": arguments.gguf}
     findings: dict[str, Any] = {}
     if arguments.gguf is None or importlib.util.find_spec("llama_cpp") is None:
         findings["could not run llama.cpp"] = "no --gguf, or llama-cpp-python is not installed"
@@ -87,39 +89,36 @@ def figures(arguments: argparse.Namespace) -> dict[str, Any]:
     few, many = (
         results[f"{n} clients, throughput"] for n in (arguments.clients[0], arguments.clients[-1])
     )
+    most = arguments.clients[-1]
     for name in commands:
-        findings[f"{name}, many clients over one"] = round(
-            many[name]["median"] / few[name]["median"], 2
-        )
+        alone = without_server(name, files[name], most, arguments)
+        results.setdefault(f"{most} at a time, no server", {})[name] = alone
+        throughput = many[name]["median"]
+        findings[f"{name}, many clients over one"] = round(throughput / few[name]["median"], 2)
+        findings[f"{name}, server over library"] = round(throughput / alone["median"], 3)
     return {"model": arguments.model.resolve().name, "results": results, "findings": findings}
 
 
 async def ask(
     url: str, model: str, num_clients: int, tokens: int, each: int, *, seed: int
 ) -> list[Seen]:
-    rng = random.Random(seed)
-    words = [
-        "tree",
-        "house",
-        "river",
-        "cloud",
-        "stone",
-        "happy",
-        "little",
-        "great",
-        "round",
-        "quick",
-        "story",
-        "friend",
-    ]
+    fields = {"max_tokens": tokens, "temperature": 0.0, "logit_bias": {}}
+    prompts = random_prompts(num_clients * each, seed=seed)
+    requests = (Request({"prompt": prompt, **fields}, None) for prompt in prompts)
+    return await run_clients(url, model, requests, num_clients=num_clients)
 
-    def requests() -> Iterator[Request]:
-        for _ in range(num_clients * each):
-            prompt = " ".join(rng.choices(words, k=PROMPT_WORDS))
-            fields = {"prompt": prompt, "max_tokens": tokens, "temperature": 0.0}
-            yield Request({**fields, "logit_bias": {}}, None)
 
-    return await run_clients(url, model, requests(), num_clients=num_clients)
+def without_server(engine: str, model: Path, num_clients: int, arguments: Any) -> dict[str, Any]:
+    """The same requests by the library itself, as many at a time."""
+    command = [
+        sys.executable, "-m", "benchmarks.batched", engine, str(model), "--clients",
+        str(num_clients), "--tokens", str(arguments.tokens), "--requests",
+        str(arguments.requests), "--device", arguments.device,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr}")
+    return _row([float(done.stdout.split()[-1])], "tok/s")
 
 
 def summary(seen: Iterable[Seen], took: float) -> dict[str, dict[str, Any]]:
@@ -210,6 +209,7 @@ def llama_cpp_command(gguf: Path) -> list[str]:
     return [
         sys.executable, "-m", "llama_cpp.server", "--model", str(gguf), "--n_ctx", "2048",
         "--n_threads", threads, "--n_threads_batch", threads, "--model_alias", "model",
+        "--interrupt_requests", "false",  # or a new request ends the running one
     ]  # fmt: skip
 
 
@@ -220,7 +220,12 @@ def server(command: list[str]) -> Iterator[tuple[str, str, subprocess.Popen[byte
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--port", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         limit = time.monotonic() + _START_S
         while not _answers(url):
