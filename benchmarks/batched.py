@@ -30,7 +30,6 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=2, help="of each client")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     if arguments.engine == "llama-cu":
@@ -38,7 +37,7 @@ def main() -> None:
     else:
         generate = _llama_cpp(arguments.model, arguments.clients)
     generate(random_prompts(arguments.clients, seed=0), arguments.tokens)
-    prompts = random_prompts(arguments.clients * arguments.requests, seed=1)
+    prompts = random_prompts(arguments.clients * 2, seed=1)
     began = time.perf_counter()
     num_tokens = generate(prompts, arguments.tokens)
     print(num_tokens / (time.perf_counter() - began))

@@ -8,6 +8,7 @@ words, `--tokens` generated tokens; then the library with as many in a batch, wi
 llama.cpp and its server (`pip install 'llama-cpp-python[server]'`, which answers one after the
 other) run the same requests where they are installed and a GGUF file is given. The second sends
 random requests of which some are abandoned, then asks a quiet library for every answer again.
+Of a latency, the column "best" holds the 99th percentile.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def main() -> int:
     parser.add_argument("--gguf", type=Path, help="the same model for llama.cpp's server")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=3, help="of each client")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--stress-s", type=float, help="seconds of random traffic, checked")
     parser.add_argument("--json", type=Path, help="write the report here")
@@ -66,7 +67,7 @@ def main() -> int:
 
 
 def figures(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One client and many, against every server that can run."""
+    """One client and many against every server that can run, and the library alone, in turns."""
     commands = {"llama-cu": llama_cu_command(arguments.model, arguments.device)}
     files = {"llama-cu": arguments.model, "llama.cpp": arguments.gguf}
     findings: dict[str, Any] = {}
@@ -74,28 +75,32 @@ def figures(arguments: argparse.Namespace) -> dict[str, Any]:
         findings["could not run llama.cpp"] = "no --gguf, or llama-cpp-python is not installed"
     else:
         commands["llama.cpp"] = llama_cpp_command(arguments.gguf)
+    few, most = arguments.clients[0], arguments.clients[-1]
+    loads: dict[str, dict[int, Load]] = {
+        name: {count: Load() for count in arguments.clients} for name in commands
+    }
+    alone: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(arguments.repeats):
+        for name, command in commands.items():
+            with server(command) as (url, model, _):
+                for num_clients, load in loads[name].items():
+                    asyncio.run(ask(url, model, num_clients, arguments.tokens, each=1, seed=0))
+                    with load.timed() as seen:
+                        seen += asyncio.run(
+                            ask(url, model, num_clients, arguments.tokens, each=2, seed=1)
+                        )
+            alone[name].append(without_server(name, files[name], most, arguments))
     results: dict[str, dict[str, Any]] = {}
-    for name, command in commands.items():
-        with server(command) as (url, model, _):
-            for num_clients in arguments.clients:
-                asyncio.run(ask(url, model, num_clients, arguments.tokens, each=1, seed=0))
-                began = time.perf_counter()
-                seen = asyncio.run(
-                    ask(url, model, num_clients, arguments.tokens, arguments.requests, seed=1)
-                )
-                took = time.perf_counter() - began
-                for kind, row in summary(seen, took).items():
-                    results.setdefault(f"{num_clients} clients, {kind}", {})[name] = row
-    few, many = (
-        results[f"{n} clients, throughput"] for n in (arguments.clients[0], arguments.clients[-1])
-    )
-    most = arguments.clients[-1]
-    for name in commands:
-        alone = without_server(name, files[name], most, arguments)
-        results.setdefault(f"{most} at a time, no server", {})[name] = alone
-        throughput = many[name]["median"]
-        findings[f"{name}, many clients over one"] = round(throughput / few[name]["median"], 2)
-        findings[f"{name}, server over library"] = round(throughput / alone["median"], 3)
+    for name, of_engine in loads.items():
+        for num_clients, load in of_engine.items():
+            for kind, row in load.summary().items():
+                results.setdefault(f"{num_clients} clients, {kind}", {})[name] = row
+        row = _rates(alone[name], "tok/s")
+        results.setdefault(f"{most} in a batch, no server", {})[name] = row
+        throughput = results[f"{most} clients, throughput"][name]["median"]
+        over_few = throughput / results[f"{few} clients, throughput"][name]["median"]
+        findings[f"{name}, many clients over one"] = round(over_few, 2)
+        findings[f"{name}, server over library"] = round(throughput / row["median"], 3)
     return {"model": arguments.model.resolve().name, "results": results, "findings": findings}
 
 
@@ -108,40 +113,62 @@ async def ask(
     return await run_clients(url, model, requests, num_clients=num_clients)
 
 
-def without_server(engine: str, model: Path, num_clients: int, arguments: Any) -> dict[str, Any]:
-    """The same requests by the library itself, as many at a time."""
+def without_server(
+    engine: str, model: Path, num_clients: int, arguments: argparse.Namespace
+) -> float:
+    """tok/s of the same requests by the library itself, as many at a time."""
     command = [
         sys.executable, "-m", "benchmarks.batched", engine, str(model), "--clients",
-        str(num_clients), "--tokens", str(arguments.tokens), "--requests",
-        str(arguments.requests), "--device", arguments.device,
+        str(num_clients), "--tokens", str(arguments.tokens), "--device", arguments.device,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr}")
-    return _row([float(done.stdout.split()[-1])], "tok/s")
+    return float(done.stdout.split()[-1])
 
 
-def summary(seen: Iterable[Seen], took: float) -> dict[str, dict[str, Any]]:
-    """Throughput, and the median and the 99th percentile of the two latencies."""
-    seen = list(seen)
-    errors = [one.error for one in seen if one.error]
-    if errors:
-        raise RuntimeError(f"{len(errors)} requests failed, the first with: {errors[0]}")
-    first = [one.first_token_s for one in seen if one.first_token_s is not None]
-    gaps = list(itertools.chain.from_iterable(one.gaps_s for one in seen))
-    tokens = sum(one.num_tokens for one in seen)
-    return {
-        "throughput": _row([tokens / took], "tok/s"),
-        "requests": _row([len(seen) / took], "req/s"),
-        "time to first token": _row(first, "s, p50 and p99"),
-        "between tokens": _row(gaps, "s, p50 and p99"),
-    }
+class Load:
+    """What so many clients saw of a server, in one or several runs."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[list[Seen], float]] = []
+
+    @contextmanager
+    def timed(self) -> Iterator[list[Seen]]:
+        """A run: fill the list within."""
+        seen: list[Seen] = []
+        began = time.perf_counter()
+        yield seen
+        self._runs.append((seen, time.perf_counter() - began))
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Throughput of the runs, and both latencies of all requests."""
+        seen = list(itertools.chain.from_iterable(run for run, _ in self._runs))
+        errors = [one.error for one in seen if one.error]
+        if errors:
+            raise RuntimeError(f"{len(errors)} requests failed, the first with: {errors[0]}")
+        first = [one.first_token_s for one in seen if one.first_token_s is not None]
+        gaps = list(itertools.chain.from_iterable(one.gaps_s for one in seen))
+        tokens = [sum(one.num_tokens for one in run) / took for run, took in self._runs]
+        requests = [len(run) / took for run, took in self._runs]
+        return {
+            "throughput": _rates(tokens, "tok/s"),
+            "requests": _rates(requests, "req/s"),
+            "time to first token": _latency(first),
+            "between tokens": _latency(gaps),
+        }
 
 
-def _row(samples: list[float], unit: str) -> dict[str, Any]:
+def _rates(samples: list[float], unit: str) -> dict[str, Any]:
+    median = statistics.median(samples)
+    return {"median": median, "best": max(samples), "unit": unit, "samples": samples}
+
+
+def _latency(samples: list[float]) -> dict[str, Any]:
+    """The median, and the 99th percentile in the place of the best."""
     ordered = sorted(samples) or [float("nan")]
     p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-    return {"median": statistics.median(ordered), "best": p99, "unit": unit}
+    return {"median": statistics.median(ordered), "best": p99, "unit": "s, p50 and p99"}
 
 
 def stress(model: Path, seconds: float, *, device: str) -> dict[str, Any]:
@@ -157,9 +184,9 @@ def stress(model: Path, seconds: float, *, device: str) -> dict[str, Any]:
                 yield draw_request(rng, max_tokens=60, leaving=LEAVING)
 
         sizes = [resident_bytes(process.pid)]
-        began = time.perf_counter()
-        seen = asyncio.run(run_clients(url, name, requests(), num_clients=STRESS_CLIENTS))
-        took = time.perf_counter() - began
+        load = Load()
+        with load.timed() as seen:
+            seen += asyncio.run(run_clients(url, name, requests(), num_clients=STRESS_CLIENTS))
         sizes.append(resident_bytes(process.pid))
         metrics = httpx.get(f"{url}/metrics").text
     llm = LLM(model, device=device)
@@ -167,9 +194,7 @@ def stress(model: Path, seconds: float, *, device: str) -> dict[str, Any]:
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line[0] != "#")
     return {
         "model": model.resolve().name,
-        "results": {
-            k: {"llama-cu": v} for k, v in summary([s for s in seen if not s.error], took).items()
-        },
+        "results": {kind: {"llama-cu": row} for kind, row in load.summary().items()},
         "findings": {
             "requests": len(seen),
             "left early": sum(one.left for one in seen),
