@@ -23,7 +23,7 @@ from llama_cu.step_input import (
 Array = Any
 
 
-# Logits that `score` has on the device at a time: a quarter of a gigabyte.
+# Logits of given tokens that are on the device at a time: a quarter of a gigabyte.
 _MAX_SCORED_LOGITS = 1 << 26
 
 
@@ -98,6 +98,7 @@ class Engine:
 
     def _compute(self, slices: list[Slice]) -> list[Sequence]:
         hidden, batch = self._forward(slices, all_logits=False)
+        self._record_prompt_logprobs(hidden, slices)
         drawing = [piece.sequence for piece in slices if piece.completes]
         token_ids = self._draw(hidden, batch.logit_rows, drawing) if drawing else []
         for piece in slices:
@@ -130,28 +131,53 @@ class Engine:
         if masks is not None:
             edited = ops.mask_logits(edited, masks)
         token_ids = ops.sample(edited, build_sampling_rows(sequences, ops))
-        wanted = [s.params.logprobs for s in sequences if s.params.logprobs is not None]
-        if wanted:
-            self._record_logprobs(logits, token_ids, sequences, max(wanted))
+        if any(sequence.params.logprobs is not None for sequence in sequences):
+            counts = [sequence.params.logprobs or 0 for sequence in sequences]
+            entries = self._logprobs(logits, token_ids, counts)
+            for sequence, entry in zip(sequences, entries, strict=True):
+                if sequence.params.logprobs is not None:
+                    sequence.logprobs.append(entry)
         drawn: list[int] = ops.download(token_ids).tolist()
         return drawn
 
-    def _record_logprobs(
-        self, logits: Array, token_ids: Array, sequences: list[Sequence], num_top: int
-    ) -> None:
+    def _record_prompt_logprobs(self, hidden: Array, slices: list[Slice]) -> None:
+        """Of the prompt tokens that follow the slices' tokens, where they are wanted."""
         ops = self.model.ops
-        num_top = min(num_top, self.model.config.vocab_size)
-        found = ops.logprobs(logits, token_ids, num_top)
+        start = 0
+        for piece in slices:
+            sequence, first = piece.sequence, piece.sequence.num_computed
+            rows_at = start - first  # the row of position 0
+            start += piece.num_tokens
+            last = min(first + piece.num_tokens, sequence.prompt_len - 1)
+            # A sequence that gave way and is computed again may know some already.
+            while sequence.lacks_prompt_logprobs and len(sequence.prompt_logprobs) < last:
+                begin = len(sequence.prompt_logprobs)
+                end = min(last, begin + self._max_scored_rows)
+                rows = np.arange(rows_at + begin, rows_at + end, dtype=np.int32)
+                following = np.array(sequence.token_ids[begin + 1 : end + 1], np.int32)
+                logits = self.model.logits(hidden, ops.upload(rows))
+                counts = [sequence.params.prompt_logprobs or 0] * len(rows)
+                sequence.prompt_logprobs += self._logprobs(logits, ops.upload(following), counts)
+
+    def _logprobs(
+        self, logits: Array, token_ids: Array, counts: list[int]
+    ) -> list[dict[int, Logprob]]:
+        """For each row its `counts` most likely tokens, and the given one."""
+        ops = self.model.ops
+        found = ops.logprobs(logits, token_ids, min(max(counts), self.model.config.vocab_size))
         chosen, top_ids, top_logprobs = (ops.download(array).tolist() for array in found)
-        drawn = ops.download(token_ids).tolist()
-        for row, sequence in enumerate(sequences):
-            if sequence.params.logprobs is None:
-                continue
-            ranked = list(zip(top_ids[row], top_logprobs[row], strict=True))
-            wanted = ranked[: sequence.params.logprobs]
-            entry = {token: Logprob(value, rank) for rank, (token, value) in enumerate(wanted, 1)}
-            entry.setdefault(drawn[row], Logprob(chosen[row], None))
-            sequence.logprobs.append(entry)
+        given = ops.download(token_ids).tolist()
+        entries = []
+        for row, count in enumerate(counts):
+            ranked = list(zip(top_ids[row], top_logprobs[row], strict=True))[:count]
+            entry = {token: Logprob(value, rank) for rank, (token, value) in enumerate(ranked, 1)}
+            entry.setdefault(given[row], Logprob(chosen[row], None))
+            entries.append(entry)
+        return entries
+
+    @property
+    def _max_scored_rows(self) -> int:
+        return max(1, _MAX_SCORED_LOGITS // self.model.config.vocab_size)
 
     def score(self, sequence: Sequence) -> np.ndarray:
         """Logits at every position of a sequence: float32 [num_tokens, vocab_size].
@@ -167,8 +193,7 @@ class Engine:
                 f"but {allocator.num_free} are free"
             )
         sequence.block_table = [allocator.allocate() for _ in range(needed)]
-        rows = max(1, _MAX_SCORED_LOGITS // self.model.config.vocab_size)
-        chunk_size = min(rows, self.scheduler.max_batch_tokens)
+        chunk_size = min(self._max_scored_rows, self.scheduler.max_batch_tokens)
         chunks = []
         try:
             while sequence.num_computed < len(sequence):

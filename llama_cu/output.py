@@ -33,6 +33,7 @@ class Output:
     prompt_token_ids: list[int]
     finish_reason: str
     logprobs: list[dict[int, Logprob]] | None
+    prompt_logprobs: list[dict[int, Logprob] | None] | None  # None for the first token
     num_cached_tokens: int
     timings: Timings
 
@@ -40,12 +41,15 @@ class Output:
 def output_of(sequence: Sequence) -> Output:
     assert sequence.finish_reason is not None and sequence.finish_s is not None
     first_s = sequence.first_token_s or sequence.finish_s
+    params = sequence.params
+    of_prompt = None if params.prompt_logprobs is None else [None, *sequence.prompt_logprobs]
     return Output(
         text=sequence.text,
         token_ids=sequence.answer_ids,
         prompt_token_ids=sequence.token_ids[: sequence.prompt_len],
         finish_reason=sequence.finish_reason,
-        logprobs=sequence.logprobs if sequence.params.logprobs is not None else None,
+        logprobs=sequence.logprobs if params.logprobs is not None else None,
+        prompt_logprobs=of_prompt,
         num_cached_tokens=sequence.num_cached_tokens or 0,
         timings=Timings(
             prompt_tokens=sequence.prompt_len,

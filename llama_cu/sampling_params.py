@@ -27,8 +27,9 @@ class SamplingParams:
     repetition_penalty looks at prompt and answer, presence and frequency at the answer alone.
     max_tokens None means until the context is full. The answer ends at an EOS token (unless
     ignore_eos), a stop token, or a stop string, which is cut off; none of them before min_tokens.
-    logprobs n returns the n most likely tokens of each position and the chosen one. Without a
-    seed, one is drawn.
+    logprobs n returns the n most likely tokens of each position and the chosen one;
+    prompt_logprobs n does the same for the prompt, whose prefix is then not taken from the cache.
+    Without a seed, one is drawn.
     """
 
     temperature: float = 1.0
@@ -47,6 +48,7 @@ class SamplingParams:
     seed: int | None = None
     n: int = 1
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0, 100)
@@ -66,8 +68,9 @@ class SamplingParams:
         check_integer("n", self.n, 1)
         if self.seed is not None:
             check_integer("seed", self.seed, 0, MAX_SEED)
-        if self.logprobs is not None:
-            check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 0, MAX_LOGPROBS)
         if not isinstance(self.ignore_eos, bool):
             raise ValueError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
         object.__setattr__(self, "stop", _stop_strings(self.stop))

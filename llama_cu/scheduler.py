@@ -97,7 +97,9 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, budget: int) -> Slice | None:
         """Reuse what is cached of the sequence, and find blocks for its first chunk."""
-        found = self.allocator.find(sequence.token_ids, sequence.cache_salt)
+        found = []
+        if not sequence.lacks_prompt_logprobs:
+            found = self.allocator.find(sequence.token_ids, sequence.cache_salt)
         num_cached = len(found) * self.allocator.block_size
         num_tokens = min(len(sequence) - num_cached, budget)
         needed = self._num_missing(num_cached + num_tokens, len(found))

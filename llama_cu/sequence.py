@@ -75,6 +75,7 @@ class Sequence:
     text: str = ""
     finish_reason: str | None = None
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)
+    prompt_logprobs: list[dict[int, Logprob]] = field(default_factory=list)  # from token 1 on
     prompt_tokens: frozenset[int] = frozenset()  # filled where a penalty looks at them
     counts: Counter[int] = field(default_factory=Counter)  # likewise, of the answer
     constraint: Constraint | None = None
@@ -103,6 +104,12 @@ class Sequence:
     @property
     def finished(self) -> bool:
         return self.finish_reason is not None
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether some are wanted of prompt tokens that no step has computed yet."""
+        wanted = 0 if self.params.prompt_logprobs is None else self.prompt_len - 1
+        return len(self.prompt_logprobs) < wanted
 
     def append(self, token_id: int) -> None:
         """Take the drawn token, extend the text, and decide whether the answer ends."""

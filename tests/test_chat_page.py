@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the serve extra")
-pytest.importorskip("playwright", reason="needs playwright")
+pytest.importorskip("playwright", reason="needs the test-page extra")
 
 from playwright.sync_api import expect, sync_playwright
 
@@ -594,14 +594,12 @@ def test_on_a_phone_the_list_is_a_drawer_and_nothing_is_wider_than_the_screen(ta
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [{}, _PHONE], ids=["desktop", "phone"])
 def test_axe_finds_nothing_to_complain_about(tabs, server, scheme, size):
-    axe = os.environ.get("AXE_CORE")
-    if axe is None:
-        pytest.skip("needs AXE_CORE, the path of axe-core's axe.min.js")
+    package = pytest.importorskip("axe_playwright_python", reason="needs the test-page extra")
     tab = tabs(server.url, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True, **size)
     answer_with(tab.page, MARKDOWN)
     tab.say("Hi")
     tab.wait_for_end()
-    tab.page.add_script_tag(path=axe)
+    tab.page.add_script_tag(path=files(package) / "axe.min.js")
 
     assert _complaints(tab) == []
     tab.button("Settings of this conversation").click()

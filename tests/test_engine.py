@@ -138,6 +138,44 @@ def test_eos_ends_an_answer_unless_ignored_or_too_early():
     assert len(answer) == 5 and 0 not in answer[:4] and answer[4] == 0
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_batch_tokens": 7}, {"num_blocks": 9}])
+def test_prompt_logprobs_are_those_of_the_prompts_logits(changes):
+    engine = make_engine(block_size=4, **changes)
+    params = SamplingParams(temperature=0, max_tokens=9, prompt_logprobs=2)
+    plain = SamplingParams(temperature=0, max_tokens=9)
+    prompts = [list(range(5, 20)), [7], [3, 1, 4, 1, 5], list(range(5, 20))]
+    sequences = [make_sequence(p, params if i != 2 else plain) for i, p in enumerate(prompts)]
+    for sequence in sequences:
+        engine.submit(sequence)
+    while engine.has_work:
+        engine.step()
+    assert [s.answer_ids for s in sequences] == run(make_engine(), prompts, plain)
+    assert sequences[2].prompt_logprobs == []
+    for sequence in (sequences[0], sequences[1], sequences[3]):
+        prompt = sequence.token_ids[: sequence.prompt_len]
+        logits = engine.score(make_sequence(prompt, GREEDY)).astype(np.float64)
+        expected = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        assert len(sequence.prompt_logprobs) == len(prompt) - 1
+        for row, token_id, entry in zip(
+            expected[:-1], prompt[1:], sequence.prompt_logprobs, strict=True
+        ):
+            assert entry[token_id].logprob == pytest.approx(row[token_id], abs=1e-5)
+            ranked = sorted((i for i in entry if entry[i].rank), key=lambda i: entry[i].rank)
+            assert ranked == np.argsort(-row)[:2].tolist()
+
+
+def test_a_cached_prefix_does_not_hide_prompt_logprobs():
+    engine = make_engine(block_size=4)
+    prompt = list(range(5, 20))
+    run(engine, [prompt], GREEDY)
+    sequence = make_sequence(prompt, SamplingParams(max_tokens=1, prompt_logprobs=0))
+    engine.submit(sequence)
+    while engine.has_work:
+        engine.step()
+    assert [list(entry) for entry in sequence.prompt_logprobs] == [[i] for i in prompt[1:]]
+    assert sequence.num_cached_tokens == 0
+
+
 def test_logprobs_are_those_of_the_unedited_logits():
     engine = make_engine()
     params = SamplingParams(temperature=0.7, max_tokens=6, seed=5, logprobs=3, logit_bias={9: 4.0})

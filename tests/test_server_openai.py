@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the serve extra")
 pytest.importorskip("openai", reason="needs the openai client")
 
+import numpy as np
 import openai
 
 from live_server import LiveServer, get, load_embedded, post
@@ -207,6 +208,36 @@ def test_echo_repeats_the_prompt(client):
     assert answer.choices[0].text == PROMPTS[2] + plain.choices[0].text
 
 
+@pytest.mark.parametrize("max_tokens", [0, 3])
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_scores_the_prompt_too(client, llm, max_tokens, stream):
+    ids = llm.encode("Once upon a time, a small dragon named Ember")
+    fields = {"prompt": ids, "echo": True, "logprobs": 2, "max_tokens": max_tokens}
+    answer = client.completions.create(model="story", **fields, temperature=0, stream=stream)
+
+    pieces = [c.choices[0] for c in answer] if stream else answer.choices
+    found = {
+        name: [value for piece in pieces for value in getattr(piece.logprobs, name)]
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    }
+    text = "".join(piece.text for piece in pieces)
+    assert {len(values) for values in found.values()} == {len(ids) + max_tokens}
+    assert found["token_logprobs"][0] is None and found["top_logprobs"][0] is None
+    logits = llm.logits(ids).astype(np.float64)
+    expected = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    chosen = [expected[i, token_id] for i, token_id in enumerate(ids[1:])]
+    assert found["token_logprobs"][1 : len(ids)] == pytest.approx(chosen, abs=1e-4)
+    best = expected[:-1].max(axis=1)
+    assert [max(top.values()) for top in found["top_logprobs"][1 : len(ids)]] == pytest.approx(
+        best, abs=1e-4
+    )
+    for token, offset in list(zip(found["tokens"], found["text_offset"], strict=True))[1:]:
+        assert text[offset:].startswith(token)
+    if not stream:
+        assert answer.usage.completion_tokens == max_tokens
+        assert answer.usage.prompt_tokens == len(ids)
+
+
 def test_a_second_turn_reuses_the_first_and_says_so(server):
     messages = [{"role": "user", "content": "Tell me a story about a dragon and a very old clock."}]
     fields = {"model": "story", "temperature": 0, "max_tokens": 40}
@@ -268,7 +299,7 @@ def test_tokenize_and_detokenize_are_inverse(server, llm):
         ({"prompt": [[]]}, "prompt"),
         ({"prompt": [1, 99999]}, "prompt"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"echo": True, "logprobs": -1}, "logprobs"),
     ],
 )
 def test_a_wrong_field_is_a_400_that_names_it(server, fields, param):

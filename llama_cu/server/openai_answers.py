@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from llama_cu.checkpoint.tokenizer import Tokenizer
 from llama_cu.sequence import Logprob, Sequence
 
 Json = dict[str, Any]
+Entry = tuple[int, dict[int, Logprob] | None]
+"""A token id, and what was likely in its place: itself and its rivals."""
 
 
 @dataclass(frozen=True)
@@ -114,29 +117,46 @@ def chat_logprobs(tokenizer: Tokenizer | None, delta: Delta, num_top: int) -> Js
     return {"content": content, "refusal": None}
 
 
+def prompt_entries(sequence: Sequence) -> list[Entry]:
+    """A prompt's tokens with their positions' entries; none for the first."""
+    ids = sequence.token_ids[: sequence.prompt_len]
+    return list(zip(ids, [None, *sequence.prompt_logprobs], strict=True))
+
+
 def completion_logprobs(
-    tokenizer: Tokenizer | None, delta: Delta, num_top: int, offset: int
-) -> Json:
-    """OpenAI's older form: four lists. `offset` is where the first token's text begins."""
-    tokens = [_token_text(tokenizer, token_id) for token_id, _ in delta.logprobs]
-    offsets = []
-    for token in tokens:
+    tokenizer: Tokenizer | None, positions: Iterable[Entry], num_top: int, offset: int
+) -> tuple[Json, int]:
+    """OpenAI's older form, four lists, and where the text goes on.
+
+    `offset` is where the first token's text begins. A special token is no part of the text.
+    """
+    chosen: list[float | None] = []
+    top: list[dict[str, float] | None] = []
+    tokens, offsets = [], []
+    for token_id, entries in positions:
+        tokens.append(_token_text(tokenizer, token_id))
         offsets.append(offset)
-        offset += len(token)
-    top = [
-        {
-            _token_text(tokenizer, i): entry.logprob
-            for i, entry in entries.items()
-            if i == token_id or (entry.rank is not None and entry.rank <= num_top)
-        }
-        for token_id, entries in delta.logprobs
-    ]
-    return {
+        if tokenizer is None or not tokenizer.is_special(token_id):
+            offset += len(tokens[-1])
+        if entries is None:  # nothing comes before it
+            chosen.append(None)
+            top.append(None)
+            continue
+        chosen.append(entries[token_id].logprob)
+        top.append(
+            {
+                _token_text(tokenizer, i): entry.logprob
+                for i, entry in entries.items()
+                if i == token_id or (entry.rank is not None and entry.rank <= num_top)
+            }
+        )
+    lists = {
         "tokens": tokens,
-        "token_logprobs": [entries[token_id].logprob for token_id, entries in delta.logprobs],
+        "token_logprobs": chosen,
         "top_logprobs": top if num_top else None,
         "text_offset": offsets,
     }
+    return lists, offset
 
 
 def _token(tokenizer: Tokenizer | None, token_id: int, logprob: float) -> Json:

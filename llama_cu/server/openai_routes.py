@@ -27,6 +27,7 @@ Choice = Callable[[int, Delta], Json]
 router = APIRouter(prefix="/v1")
 
 _MOST_TOP_LOGPROBS = 20
+_DEFAULT_MAX_TOKENS = 16  # of a completion, as OpenAI has it
 
 
 @router.get("/models")
@@ -44,27 +45,39 @@ async def model(request: Request, model: str) -> Json:
 @router.post("/completions", response_model=None)
 async def completions(request: Request, body: CompletionBody) -> JSONResponse | EventStream:
     service: Service = request.app.state.service
-    params = _params(service, body, max_tokens=body.max_tokens or 1, logprobs=body.logprobs)
+    prompt_only = body.echo and body.max_tokens == 0
+    max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    params = _params(
+        service,
+        body,
+        max_tokens=1 if prompt_only else max_tokens,
+        logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
+    )
     prompts = [await service.encode(prompt, "prompt") for prompt in body.prompts()]
-    if body.max_tokens == 0:
-        raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
-    if body.echo and body.logprobs is not None:
-        raise ApiError(400, "echo together with logprobs is not supported", param="echo")
     echoed = await _echoes(service, body, prompts)
     grammar = await _grammar(service, body.response_format)
     job = service.open(request, "/v1/completions", prompts, params, grammar)
-    reply = Reply(job, "cmpl", "text_completion", service.settings.model_name)
-    offsets = [len(echo) for echo in echoed for _ in range(params.n)]
+    reply = Reply(
+        job, "cmpl", "text_completion", service.settings.model_name, prompt_only=prompt_only
+    )
     texts = [echo for echo in echoed for _ in range(params.n)]
+    offsets = [0] * len(texts)
+    echoing = set(range(len(texts))) if body.echo else set()
 
     def choice(index: int, delta: Delta) -> Json:
-        text, texts[index] = texts[index] + delta.text, ""
+        text, texts[index] = texts[index] + ("" if prompt_only else delta.text), ""
         logprobs = None
         if params.logprobs is not None:
-            logprobs = answers.completion_logprobs(
-                service.llm.tokenizer, delta, params.logprobs, offsets[index]
+            entries: list[answers.Entry] = []
+            if index in echoing:
+                entries += answers.prompt_entries(job.sequences[index])
+            if not prompt_only:
+                entries += delta.logprobs
+            logprobs, offsets[index] = answers.completion_logprobs(
+                service.llm.tokenizer, entries, params.logprobs, offsets[index]
             )
-            offsets[index] += sum(map(len, logprobs["tokens"]))
+        echoing.discard(index)
         return {
             "index": index,
             "text": text,
@@ -113,8 +126,11 @@ async def chat_completions(request: Request, body: ChatBody) -> JSONResponse | E
 class Reply:
     """What all chunks of one answer have in common."""
 
-    def __init__(self, job: Job, prefix: str, name: str, model_name: str) -> None:
+    def __init__(
+        self, job: Job, prefix: str, name: str, model_name: str, *, prompt_only: bool = False
+    ) -> None:
         self.job = job
+        self._prompt_only = prompt_only
         self._head = {
             "id": f"{prefix}-{job.id}",
             "object": name,
@@ -132,6 +148,8 @@ class Reply:
     def totals(self) -> Json:
         n = self.sequences[0].params.n
         usage = answers.usage(self.sequences, n)
+        if self._prompt_only:  # the token that ended it is not shown
+            usage.update(completion_tokens=0, total_tokens=usage["prompt_tokens"])
         return {"usage": usage, "timings": answers.timings(self.sequences)}
 
 

@@ -87,7 +87,7 @@ class SamplingBody(Body):
 
 class CompletionBody(SamplingBody):
     prompt: str | list[str] | TokenIds | list[TokenIds]
-    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
     logprobs: int | None = None
 
