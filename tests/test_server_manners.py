@@ -356,6 +356,14 @@ class TestProcess:
         assert '"finish_reason": "length"' in text and text.rstrip().endswith("data: [DONE]")
         assert process.wait(20) in (0, -signal.SIGTERM)
 
+    @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="the system has no SIGPIPE")
+    def test_a_write_to_a_client_that_has_just_left_does_not_end_it(self, start):
+        process = start()
+
+        process.send_signal(signal.SIGPIPE)  # what such a write does
+
+        assert post(process, "/v1/completions", {**LONG, "max_tokens": 4})[0] == 200
+
     def test_killed_under_load_and_started_again_it_serves(self, start):
         process = start()
         streams = [open_request(process, {**LONG, "stream": True}) for _ in range(4)]

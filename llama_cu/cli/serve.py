@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from llama_cu.cli.load import find_model, load_model
@@ -27,6 +28,8 @@ def serve(
         raise BackendUnavailable(
             f"{error.name} is not installed: pip install 'llama-cu[serve]'"
         ) from error
+    if hasattr(signal, "SIGPIPE"):  # a client that leaves in mid-write must not end the program
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     folder = find_model(model)
     settings = Settings(model_name=served_model_name or folder.resolve().name, **limits)
 
