@@ -120,7 +120,8 @@ async def run_clients(
 ) -> list[Seen]:
     """So many clients at a time take requests from one iterator until it ends."""
     results: list[Seen] = []
-    limits = httpx.Limits(max_connections=num_clients, max_keepalive_connections=num_clients)
+    # A limit on connections would make clients wait here, where others have just left.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=num_clients)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits) as client:
 
         async def work() -> None:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from llama_cu import __version__
+from llama_cu.checkpoint.tokenizer import Tokenizer
 from llama_cu.errors import LlamaCuError
 from llama_cu.llm import LLM
 from llama_cu.server import openai_routes, session_routes
@@ -29,7 +30,7 @@ from llama_cu.server.errors import (
 )
 from llama_cu.server.middleware import LimitBody, RequireKey
 from llama_cu.server.openai_schema import DetokenizeBody, TokenizeBody
-from llama_cu.server.service import ClientGone, Service
+from llama_cu.server.service import ClientGone, Service, aside
 from llama_cu.server.sessions import Sessions
 from llama_cu.server.settings import Settings
 
@@ -107,13 +108,16 @@ def _add_plain_routes(app: FastAPI) -> None:
         tokenizer = _tokenizer(service, body.model)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages", param="prompt")
+        plain = [message.plain() for message in body.messages or []]
+
+        def encode() -> list[int]:
+            if body.prompt is not None:
+                return tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+            return tokenizer.encode(tokenizer.apply_chat_template(plain), add_special_tokens=False)
+
         try:
-            if body.messages is not None:
-                plain = [message.plain() for message in body.messages]
-                text, special = tokenizer.apply_chat_template(plain), False
-            else:
-                text, special = body.prompt or "", body.add_special_tokens
-            ids = tokenizer.encode(text, add_special_tokens=special)
+            length = len(body.prompt or "") + sum(len(message["content"]) for message in plain)
+            ids = await aside(length, encode)
         except (ValueError, LlamaCuError) as error:
             raise ApiError(400, str(error)) from error
         return {"tokens": ids, "count": len(ids), "max_model_len": service.llm.max_model_len}
@@ -127,10 +131,13 @@ def _add_plain_routes(app: FastAPI) -> None:
                 raise ApiError(
                     400, f"token ids must be in [0, {size}), got {token_id}", param="tokens"
                 )
-        return {"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)}
+        text = await aside(
+            len(body.tokens), lambda: tokenizer.decode(body.tokens, skip_special_tokens=False)
+        )
+        return {"prompt": text}
 
 
-def _tokenizer(service: Service, model: str | None) -> Any:
+def _tokenizer(service: Service, model: str | None) -> Tokenizer:
     if model is not None:
         openai_routes.check_model(service, model)
     tokenizer = service.llm.tokenizer

@@ -54,7 +54,7 @@ async def completions(request: Request, body: CompletionBody) -> JSONResponse | 
         logprobs=body.logprobs,
         prompt_logprobs=body.logprobs if body.echo else None,
     )
-    prompts = [await service.encode(prompt, "prompt") for prompt in body.prompts()]
+    prompts = await service.encode(body.prompts(), "prompt")
     echoed = await _echoes(service, body, prompts)
     grammar = await _grammar(service, body.response_format)
     job = service.open(request, "/v1/completions", prompts, params, grammar)

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -33,6 +33,11 @@ from llama_cu.server.settings import Settings
 log = logging.getLogger("llama_cu.server.requests")
 
 RETRY_AFTER = {"Retry-After": "1"}
+
+# Characters that are encoded in about a millisecond.
+_SHORT_TEXT = 4096
+
+T = TypeVar("T")
 
 
 class ClientGone(Exception):
@@ -77,21 +82,25 @@ class Service:
             )
         return llm
 
-    async def encode(self, prompt: Any, param: str) -> list[int]:
-        """Token ids of a text or checked ids. ApiError 400 for what is neither, or is too long."""
+    async def encode(self, prompts: list[Any], param: str) -> list[list[int]]:
+        """Token ids of texts, or checked ids. ApiError 400 for others, and for what is too long."""
         llm = self.llm
         try:
-            ids = await asyncio.to_thread(llm.encode, prompt)
+            encoded = await aside(
+                sum(map(len, prompts)), lambda: [llm.encode(prompt) for prompt in prompts]
+            )
         except (ValueError, LlamaCuError) as error:
             raise ApiError(400, f"{param}: {error}", param=param) from error
-        self.check_length(ids, param)
-        return ids
+        for ids in encoded:
+            self.check_length(ids, param)
+        return encoded
 
     async def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
         """Token ids of a conversation, by the model's chat template."""
         llm = self.llm
+        length = sum(len(message["content"]) for message in messages)
         try:
-            ids = await asyncio.to_thread(llm.encode_chat, messages)
+            ids = await aside(length, lambda: llm.encode_chat(messages))
         except (ValueError, LlamaCuError) as error:
             raise ApiError(400, f"messages: {error}", param="messages") from error
         self.check_length(ids, "messages")
@@ -271,6 +280,15 @@ class Job:
             "time_to_first_token_s": round(min(first), 6) if first else None,
             "total_s": round(time.monotonic() - self._began, 6),
         }
+
+
+async def aside(length: int, encode: Callable[[], T]) -> T:
+    """The result of encoding so many characters or ids, long ones beside the event loop.
+
+    Short ones stay: a thread would wait for the interpreter lock, in turn with the engine, for
+    longer than they take.
+    """
+    return await asyncio.to_thread(encode) if length > _SHORT_TEXT else encode()
 
 
 async def _disconnected(request: Request) -> None:
