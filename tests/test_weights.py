@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from llama_cu.checkpoint.config import load_config
 from llama_cu.checkpoint.convert import convert
 from llama_cu.checkpoint.weights import load_weights, weight_bytes
-from llama_cu.errors import ModelError
+from llama_cu.errors import BackendUnavailable, ModelError
 from tests.checkpoints import (
     EMBED_TOKENS,
     FILE_DTYPES,
@@ -202,6 +202,22 @@ def test_every_array_is_placed_and_progress_reaches_the_end(tmp_path):
     assert np.array_equal(weights.norm, -random_tensors(TIED)[NORM])
     assert [done for done, _ in steps] == np.cumsum([array.nbytes for array in placed]).tolist()
     assert steps[-1] == (total, total)
+
+
+def test_a_device_that_is_too_small_is_told_with_what_was_needed(tmp_path):
+    random_checkpoint(tmp_path, TIED)
+    placed = []
+
+    def place(host):
+        if len(placed) == 3:
+            raise MemoryError("Out of memory allocating 512 bytes")
+        placed.append(host)
+        return host
+
+    with pytest.raises(BackendUnavailable) as error:
+        load(tmp_path, place=place)
+    assert f"{weight_bytes(load_config(tmp_path), FLOAT32)} bytes as float32" in str(error.value)
+    assert f"{sum(host.nbytes for host in placed)} found room" in str(error.value)
 
 
 @pytest.mark.parametrize("names", [(EMBED_TOKENS,), (LM_HEAD,), (EMBED_TOKENS, LM_HEAD)])

@@ -13,7 +13,7 @@ import numpy as np
 from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES
 from llama_cu.checkpoint.tensor_set import TensorSet, ignored, open_tensors
-from llama_cu.errors import ModelError
+from llama_cu.errors import BackendUnavailable, ModelError
 
 Array = Any
 Progress = Callable[[int, int], None]
@@ -115,7 +115,8 @@ def load_weights(
     """All weights of a checkpoint folder, rounded to `dtype` and held in `storage_dtype`.
 
     `place` takes each finished host array to where it shall stay and returns it; `progress` gets
-    bytes done and bytes in all. ModelError names file, tensor, expected and found.
+    bytes done and bytes in all. ModelError names file, tensor, expected and found;
+    BackendUnavailable says how much memory is missing.
     """
     tensors = open_tensors(folder)
     tied_name = _check_tensors(tensors, config)
@@ -124,9 +125,15 @@ def load_weights(
 
     def load(*names: str) -> Array:
         nonlocal done_bytes
-        host = tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype)
+        try:
+            host = tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype)
+            placed = place(host)
+        except MemoryError as error:
+            raise BackendUnavailable(
+                f"{tensors.source}: no memory for the weights, {total_bytes} bytes as "
+                f"{storage_dtype}, of which {done_bytes} found room"
+            ) from error
         done_bytes += host.nbytes
-        placed = place(host)
         if progress is not None:
             progress(done_bytes, total_bytes)
         return placed

@@ -54,6 +54,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _fail(error.format_message().rstrip(".") + where, _USAGE, debug=debug)
     except ValueError as error:
         return _fail(str(error), _USAGE, debug=debug)
+    except MemoryError as error:
+        return _fail(f"out of memory: {error}", _FAILED, debug=debug)
     except (LlamaCuError, OSError) as error:
         return _fail(str(error), _FAILED, debug=debug)
     except Exception as error:
