@@ -75,7 +75,7 @@ __device__ inline void score_tile(const T* k_cache, PagedHead keys, int first_ke
   for (int row = 0; row < ROWS; ++row) scores[row] = 0.0f;
 #pragma unroll 1
   for (int chunk = 0; chunk < L::kRowVecs; chunk += L::kChunkVecs) {
-    __syncwarp();  // the chunk before this one is still being read
+    __syncwarp();  // the chunk before this one, or the last tile's weights, are still being read
 #pragma unroll 8
     for (int i = lane; i < kTileKeys * L::kChunkVecs; i += kWarpSize) {
       const int key = i / L::kChunkVecs, vec = i % L::kChunkVecs;
@@ -178,7 +178,6 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
             sums[row][part][k] += weights[warp][row][key] * float(v.lane[k]);
       }
     }
-    __syncwarp();  // the weights are no longer read
   }
 
   __syncthreads();  // no warp reads its staged k any more

@@ -48,10 +48,9 @@ __device__ inline int crossing_bin(const Count* bins, Count* needed) {
     above_found = above;
   }
   __syncthreads();  // found is there
-  const int bin = found;
+  // A second call writes these only behind the barriers of its own block_sum_before.
   *needed -= above_found;
-  __syncthreads();  // a second call must not overwrite what is still being read
-  return bin;
+  return found;
 }
 
 // The largest value v (as ordered bits) such that the counts of all items whose bits are at

@@ -19,7 +19,7 @@ from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.checkpoint.tokenizer import StreamDecoder
 from llama_cu.checkpoint.weights import load_weights
 from llama_cu.engine import Engine
-from llama_cu.errors import BackendUnavailable, RequestError
+from llama_cu.errors import BackendUnavailable, ModelError, RequestError
 from llama_cu.kv_cache import allocate_kv_cache, kv_bytes_per_token
 from llama_cu.model import Llama
 from llama_cu.ops.backend import get_ops
@@ -214,7 +214,7 @@ class LLM:
         return min(self.max_model_len, self.engine.capacity)
 
     def default_params(self) -> SamplingParams:
-        """SamplingParams from the model's generation_config.json, where it says something."""
+        """SamplingParams from the model's generation_config.json; ModelError where it is wrong."""
         defaults = self.config.generation
         stated: dict[str, Any] = {
             name: value
@@ -227,7 +227,10 @@ class LLM:
             )
             if value is not None
         }
-        return SamplingParams(**stated)
+        try:
+            return SamplingParams(**stated)
+        except ValueError as error:
+            raise ModelError(f"generation_config.json: {error}") from error
 
     def _params(self, params: Any) -> SamplingParams:
         if params is None:

@@ -63,6 +63,18 @@ def put_as(ops: Any, x: Any, dtype: type = np.int32) -> Array:
     return ops.upload(np.array(x, dtype))
 
 
+def huge(ops: Any, *shape: int) -> Array:
+    """An array of the storage type of the ops, of any size; skips the test where it does not fit.
+
+    On CUDA-on-CPU it holds zeros and takes memory only where it is touched, else it is not filled.
+    """
+    allocate = getattr(ops.device, "sparse", ops.device.empty)
+    try:
+        return allocate(shape, ops.storage_dtype)
+    except MemoryError as reason:
+        return pytest.skip(str(reason))
+
+
 def got(ops: Any, array: Array) -> Array:
     """The device array as float64, or as integers."""
     host = np.array(ops.download(array))

@@ -13,19 +13,20 @@ from tests.backends import (
     DEVICE_BACKENDS,
     assert_close,
     got,
+    huge,
     make_ops,
     normal,
     put,
     put_as,
 )
 
-# (head_dim, query heads, KV heads): groups of 1, 2, 3, 8, 32 and in between. The first five in
+# (head_dim, query heads, KV heads): groups of 1, 2, 3, 8, 9, 32 and in between. The first five in
 # every dtype; the rest in float32, and those whose layout another does not have in float16.
 HEADS = [(64, 6, 2), (128, 8, 1), (80, 32, 1), (128, 3, 3), (80, 4, 2)]
 MORE_HEADS = {
     "float32": [
         (8, 2, 2),
-        (16, 4, 2),
+        (16, 18, 2),
         (32, 3, 1),
         (96, 4, 4),
         (112, 6, 2),
@@ -48,6 +49,11 @@ def ops(request):
 
 @pytest.fixture(params=DEVICE_BACKENDS)
 def device_ops(request):
+    return make_ops(request.param)
+
+
+@pytest.fixture(params=[backend for backend in DEVICE_BACKENDS if backend.id.endswith("-float16")])
+def half_ops(request):
     return make_ops(request.param)
 
 
@@ -226,6 +232,46 @@ def test_what_no_query_sees_is_never_looked_at(device_ops, window):
             seen[table[position // 16], position % 16] = True
     problem.k_cache[~seen] = problem.v_cache[~seen] = np.nan
     assert_close(device_ops, problem.result(window), want)
+
+
+@pytest.mark.parametrize("query_len", [1, 2])
+def test_one_key_may_outweigh_all_others_wherever_it_stands(half_ops, query_len):
+    positions = (0, 31, 32, 64, 127, 128, 255, 256, 290, 298)
+    problem = Problem(half_ops, ((query_len, 299 + query_len - 1),) * len(positions), (64, 2, 2))
+    problem.qkv, problem.scale = np.round(problem.qkv), 1.0
+    for seq, position in enumerate(positions):
+        block, slot = problem.tables[seq][position // 16], position % 16
+        problem.k_cache[block, slot] = 8 * problem.qkv[seq * query_len, :2]
+    result = problem.result()
+    assert_close(half_ops, result, problem.want())
+    chosen = [
+        problem.v_cache[t[p // 16], p % 16] for t, p in zip(problem.tables, positions, strict=True)
+    ]
+    np.testing.assert_array_equal(got(half_ops, result)[::query_len].reshape(-1, 2, 64), chosen)
+
+
+def test_a_cache_may_hold_more_vectors_than_an_int_counts(half_ops):
+    problem = Problem(half_ops, MIXED, HEADS[0])
+    problem.v_cache = problem.k_cache  # one array of 32 GiB of addresses is enough
+    want = problem.want()
+    num_blocks, *block = problem.k_cache.shape
+    first = 2**31 * 8 // (16 * 2 * 64)
+    cache = huge(half_ops, first + num_blocks, *block)
+    cache[first:] = put(half_ops, problem.k_cache)
+    problem.tables = tuple(tuple(first + i for i in table) for table in problem.tables)
+    q = problem.arrays()[0]
+    result = half_ops.attention(q, cache, cache, problem.batch(), problem.scale, None)
+    assert_close(half_ops, result, want)
+
+
+@pytest.mark.parametrize("lens", [((1, 40), (1, 300)), ((2, 40),)], ids=["decode", "prefill"])
+def test_queries_may_be_further_apart_than_an_int_counts(half_ops, lens):
+    problem = Problem(half_ops, lens, HEADS[0])
+    near, *caches = problem.arrays()
+    q = huge(half_ops, 2, 2**31 + 64)[:, : 6 * 64].reshape(2, 6, 64)
+    q[...] = near
+    result = half_ops.attention(q, *caches, problem.batch(), problem.scale, None)
+    assert_close(half_ops, result, problem.want())
 
 
 def test_a_batch_that_does_not_fit_is_refused(device_ops):

@@ -209,6 +209,7 @@ def test_without_a_dtype_field_the_weights_decide(tmp_path):
         ({"hidden_size": ABSENT}, "hidden_size is required and missing"),
         ({"vocab_size": 0}, "vocab_size must be a positive integer, got 0"),
         ({"num_hidden_layers": -1}, "num_hidden_layers must be a positive integer, got -1"),
+        ({"num_hidden_layers": 10**30}, "num_hidden_layers must be at most 4096, got 10+$"),
         ({"intermediate_size": 96.0}, "intermediate_size must be a positive integer, got 96.0"),
         ({"vocab_size": True}, "vocab_size must be a positive integer, got true"),
         ({"hidden_size": "64"}, 'hidden_size must be a positive integer, got "64"'),

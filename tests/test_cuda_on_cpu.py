@@ -228,6 +228,19 @@ def test_fresh_arrays_hold_poison_and_memory_is_counted() -> None:
     assert device.free_memory() == 1000
 
 
+def test_a_sparse_array_holds_zeros_takes_no_memory_and_is_guarded() -> None:
+    device = make_device(memory_bytes=1000)
+    array = device.sparse((2**18, 2**10), FLOAT)  # a GiB of addresses
+    assert device.free_memory() == 1000
+    assert not array[::1000, 5].any()
+    part = array[-1, -64:]
+    args = (device.upload(ramp(64)), part, np.int32(64))
+    device.kernel("memory_faults", "write_past_the_end", 0)((2,), (64,), args, 0)
+    assert np.array_equal(part, ramp(64))
+    with pytest.raises(KernelFault, match=f"a write behind an array of {2**30} bytes"):
+        device.kernel("memory_faults", "write_past_the_end", 1)((2,), (64,), args, 0)
+
+
 def test_the_device_remembers_what_was_asked_for() -> None:
     device = make_device()
     device.kernel("memory_faults", "load_vectors", 0)

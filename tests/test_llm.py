@@ -126,6 +126,15 @@ def test_params_default_to_the_models_generation_config(llm):
     assert (params.temperature, params.top_k, params.top_p) == (0.7, 20, 1.0)
 
 
+def test_a_generation_config_out_of_range_is_named(folder, tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "generation_config.json").write_text('{"temperature": 1e30}')
+    llm = LLM(tmp_path, device="cpu")
+    with pytest.raises(ModelError, match=r"generation_config.json: temperature .* got 1e\+30"):
+        llm.generate("Once")
+
+
 def test_a_second_chat_turn_computes_only_what_is_new(llm):
     messages = [{"role": "user", "content": "Tell me about the turtle and the sea."}]
     params = SamplingParams(temperature=0, max_tokens=24)

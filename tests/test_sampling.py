@@ -127,7 +127,9 @@ def test_the_device_draws_the_same_tokens_as_numpy(device_ops, rng, vocab_size, 
     assert len(set(want.tolist())) > 5
 
 
-@pytest.mark.parametrize("params", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "params", [{"top_k": 1}, {"top_p": 1e-9}, {"top_p": 1e-30}, {"min_p": 1.0}], ids=str
+)
 def test_the_strictest_filters_keep_the_largest_and_its_equals(ops, rng, params):
     logits = rng.permuted(np.tile(np.float32([2, 2, 1.99, 1.5, 0, -3]), (200, 1)), axis=1)
     tokens = sample(ops, logits, **params)

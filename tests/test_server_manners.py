@@ -272,6 +272,34 @@ def test_connections_that_never_finish_a_request_do_not_stop_others():
             connection.close()
 
 
+@pytest.mark.parametrize(
+    ("headers", "status", "named"),
+    [
+        ({"Content-Encoding": "gzip"}, 415, "Content-Encoding"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 400, "Content-Type"),
+    ],
+)
+def test_a_body_of_another_kind_is_refused_with_the_headers_name(server, headers, status, named):
+    connection = open_request(server, LONG, headers=headers)
+
+    answer = connection.getresponse()
+
+    assert answer.status == status
+    assert named in json.load(answer)["error"]["message"]
+    connection.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/version", "/metrics", "/v1/models"])
+def test_head_answers_what_get_does_without_the_body(server, path):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("HEAD", path)
+
+    answer = connection.getresponse()
+
+    assert (answer.status, answer.read()) == (200, b"")
+    connection.close()
+
+
 def test_finished_requests_leave_one_line_of_json_each(server, caplog):
     with caplog.at_level("INFO", "llama_cu.server.requests"):
         post(server, "/v1/completions", {**LONG, "max_tokens": 5})

@@ -346,11 +346,66 @@ def test_a_broken_body_is_refused_and_the_next_one_served(server, body, status):
     assert complete(server, max_tokens=1)[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/v1/completions", ("stream", "echo", "suffix", "best_of", "logprobs", "n")),
+        ("/v1/chat/completions", ("stream", "tools", "tool_choice", "store", "logprobs", "n")),
+    ],
+)
+def test_a_field_that_is_null_is_as_good_as_not_there(server, path, names):
+    prompt = {"prompt": "Once"}
+    if "chat" in path:
+        prompt = {"messages": [{"role": "user", "content": "Hi", "name": None}]}
+    body = {"model": "story", "max_tokens": 3, "temperature": 0, **prompt}
+
+    status, expected, _ = post(server, path, body)
+    nulls_status, answer, _ = post(server, path, {**body, **dict.fromkeys(names)})
+
+    assert (status, nulls_status) == (200, 200)
+    assert answer["choices"] == expected["choices"]
+
+
+def test_an_answers_message_can_be_sent_back_as_it_came(client):
+    user = {"role": "user", "content": "Hi"}
+    first = client.chat.completions.create(model="story", messages=[user], max_tokens=3)
+
+    second = client.chat.completions.create(
+        model="story", messages=[user, first.choices[0].message, user], max_tokens=3
+    )
+
+    assert second.usage.completion_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "messages.0.content.0.image_url",
+        ),
+        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "messages.0.tool_calls"),
+        ({"role": "user", "content": 3}, "messages.0.content"),
+    ],
+)
+def test_what_a_message_may_not_hold_is_named_as_the_client_wrote_it(server, message, param):
+    answer = post(server, "/v1/chat/completions", {"model": "story", "messages": [message]})
+
+    status, error = error_of(answer)
+
+    assert (status, error["param"]) == (400, param)
+
+
 def test_a_prompt_that_is_too_long_is_refused_with_its_code(server):
     for prompt in ([5] * 100_000, "word " * 100_000):
         status, error = error_of(complete(server, prompt=prompt))
         assert (status, error["code"]) == (400, "context_length_exceeded")
         assert "511" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_no_page_loads_scripts_from_elsewhere(server, path):
+    assert error_of(get(server, path))[0] == 404
 
 
 def test_unknown_paths_and_methods_are_errors_of_the_same_form(server):

@@ -12,6 +12,9 @@ from llama_cu.checkpoint.tensor_set import stored_dtype
 
 DTYPES = ("float32", "float16", "bfloat16")
 
+# A corrupt config must not have a loader count to 10^30.
+_MOST_LAYERS = 4096
+
 
 @dataclass(frozen=True)
 class Defaults:
@@ -114,6 +117,8 @@ def read_config(fields: Fields, generation: Fields) -> ModelConfig:
     fields = Fields(fields.source, {**fields.values, "max_position_embeddings": max_positions})
     num_heads = fields.integer("num_attention_heads")
     num_layers = fields.integer("num_hidden_layers")
+    if num_layers > _MOST_LAYERS:  # each would be looked for among the tensors
+        raise fields.refuse("num_hidden_layers", f"must be at most {_MOST_LAYERS}")
     head_dim = _head_dim(fields, defaults, num_heads)
     attention_bias = fields.flag("attention_bias", False)
     return ModelConfig(

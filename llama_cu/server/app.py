@@ -28,7 +28,7 @@ from llama_cu.server.errors import (
     on_http_exception,
     on_invalid_body,
 )
-from llama_cu.server.middleware import LimitBody, RequireKey
+from llama_cu.server.middleware import AnswerHead, LimitBody, RequireKey
 from llama_cu.server.openai_schema import DetokenizeBody, TokenizeBody
 from llama_cu.server.service import ClientGone, Service, aside
 from llama_cu.server.sessions import Sessions
@@ -57,7 +57,13 @@ def create_app(settings: Settings, load: Callable[[], LLM]) -> FastAPI:
             sessions.close()
             await asyncio.to_thread(service.engine.stop)
 
-    app = FastAPI(title="llama-cu", version=__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="llama-cu",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # the framework's pages of documentation load scripts from elsewhere
+        redoc_url=None,
+    )
     app.include_router(openai_routes.router)
     app.include_router(session_routes.router)
     _add_plain_routes(app)
@@ -67,6 +73,7 @@ def create_app(settings: Settings, load: Callable[[], LLM]) -> FastAPI:
     app.add_exception_handler(ClientGone, _on_client_gone)
     app.add_exception_handler(Exception, on_crash)
     # The one added last sees a request first.
+    app.add_middleware(AnswerHead)
     app.add_middleware(LimitBody, settings=settings)
     if settings.api_key is not None:
         app.add_middleware(RequireKey, api_key=settings.api_key)

@@ -68,16 +68,29 @@ async def on_api_error(request: Request, error: Exception) -> JSONResponse:
 async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
     """A body that is not JSON, or JSON with a field that is unknown, missing or of a wrong kind."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part != "body"]
+    errors = error.errors()
+    # An unknown field says more than what else is wrong because of it.
+    unknown = (entry for entry in errors if entry["type"] == "extra_forbidden")
+    first = next(unknown, errors[0])
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON").response()
-    name = ".".join(path) or None
+    if first["type"] == "model_attributes_type" and not isinstance(first["input"], (dict, list)):
+        kind = request.headers.get("content-type")
+        if kind is None or "json" not in kind:
+            message = f"the Content-Type must be application/json, got {kind or 'none'}"
+            return ApiError(400, message).response()
+    name = _field(first["loc"])
     if first["type"] == "extra_forbidden":
         message = f"unknown or unsupported field: {name}"
     else:
         message = f"{name or 'the body'}: {first['msg']}"
     return ApiError(400, message, param=name).response()
+
+
+def _field(location: tuple[int | str, ...]) -> str | None:
+    """A field as the client wrote it: without the kinds of value that were tried for it."""
+    parts = [str(part) for part in location if part not in ("body", "str")]
+    return ".".join(part for part in parts if not part.startswith("list[")) or None
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -15,6 +15,9 @@ from llama_cu.server.settings import Settings
 
 _OPEN_PATHS = ("/health",)
 
+# Short answers; an event stream would never end for one who cannot see it.
+_HEAD_PATHS = ("/", "/health", "/version", "/metrics", "/v1/models")
+
 # How many times the largest allowed body is read, and thrown away, before the connection is cut.
 _MOST_IGNORED = 8
 
@@ -71,6 +74,13 @@ class LimitBody:
             await self.app(scope, receive, send)
             return
         try:
+            coding = Headers(scope=scope).get("content-encoding", "identity")
+            if coding.lower() != "identity":
+                raise ApiError(
+                    415,
+                    f"bodies are taken as they are, not with Content-Encoding: {coding}",
+                    headers={"Connection": "close"},
+                )
             body = await self._read(receive)
         except ApiError as error:
             await error.response()(scope, receive, send)
@@ -115,3 +125,15 @@ class LimitBody:
                 headers={"Connection": "close"},
             )
         return bytes(body)
+
+
+class AnswerHead:
+    """Answers HEAD as GET, without the body: load balancers and monitors ask that way."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD" and scope["path"] in _HEAD_PATHS:
+            scope = {**scope, "method": "GET"}  # the HTTP layer leaves the body out
+        await self.app(scope, receive, send)

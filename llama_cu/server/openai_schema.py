@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 
@@ -15,7 +15,16 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class Body(BaseModel):
+    """An object of a request. A field that is null is as good as not there: clients send those."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class StreamOptions(Body):

@@ -62,6 +62,10 @@ class CpuDevice:
         """A C-contiguous array whose bytes are all 0xFF, guarded on both sides."""
         return self._memory.empty(shape, dtype)
 
+    def sparse(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array of zeros that takes memory only where it is touched, guarded on both sides."""
+        return self._memory.sparse(shape, dtype)
+
     def upload(self, host: np.ndarray) -> Array:
         if not host.flags.c_contiguous:
             raise ValueError(f"upload: the array must be C-contiguous, got strides {host.strides}")

@@ -1,0 +1,83 @@
+"""Parts of kernels alone, where whole kernels meet no border or call them but once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llama_cu.ops.cuda_kernels import KERNEL_DIR
+from tests.cuda_on_cpu import CpuDevice, NoCompiler
+from tests.cuda_on_cpu.build import find_compiler
+
+CHECKS = Path(__file__).parent / "cuda_on_cpu" / "checks"
+ORDERS: list[str | int] = ["forward", "reversed", 3]
+C_TYPES = {"int": np.int32, "unsigned long long": np.uint64, "float": np.float32}
+
+try:
+    find_compiler()
+except NoCompiler as reason:
+    pytest.skip(str(reason), allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def kernel_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checks, with what they include as headers beside them: a change of one rebuilds them."""
+    folder = tmp_path_factory.mktemp("kernel_parts")
+    for path in (CHECKS / "reductions.cu", CHECKS / "draws.cu", *KERNEL_DIR.glob("*.cuh")):
+        shutil.copy(path, folder)
+    shutil.copy(KERNEL_DIR / "sampling.cu", folder / "sampling.cuh")
+    return folder
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("num_threads", [32, 96, 1024])
+@pytest.mark.parametrize("c_type", C_TYPES)
+def test_every_thread_gets_the_reduction_of_each_of_two_calls(
+    kernel_dir: Path, order: Any, num_threads: int, c_type: str
+) -> None:
+    device = CpuDevice(kernel_dir=kernel_dir, order=order)
+    dtype = np.dtype(C_TYPES[c_type])
+    host = np.random.default_rng(8).integers(1, 1000, num_threads).astype(dtype)
+    calls = np.stack([host, host * dtype.type(-3 % 2**64 if dtype.kind == "u" else -3)])
+    for width in (32, 8, 1):
+        out = device.empty((2, num_threads, 4), dtype)
+        args = (device.upload(host), out, np.int32(width))
+        device.kernel("reductions", "reductions", c_type)((1,), (num_threads,), args, 0)
+        for x, result in zip(calls, device.download(out), strict=True):
+            np.testing.assert_array_equal(result[:, 0], x.sum(dtype=dtype))
+            np.testing.assert_array_equal(result[:, 1], x.max())
+            np.testing.assert_array_equal(result[:, 2], np.cumsum(x, dtype=dtype) - x)
+            parts = x.reshape(-1, width).sum(axis=1, dtype=dtype)
+            np.testing.assert_array_equal(result[:, 3], np.repeat(parts, width))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("num_threads", [64, 96])
+@pytest.mark.parametrize(("num_kept", "spacing"), [(256, 1), (64, 33), (1, 40), (2, 16)])
+def test_a_draw_on_the_border_of_two_tokens_takes_the_second(
+    kernel_dir: Path, order: Any, num_threads: int, num_kept: int, spacing: int
+) -> None:
+    device = CpuDevice(kernel_dir=kernel_dir, order=order)
+    kept = np.arange(num_kept) * spacing + spacing - 1
+    size = num_kept * spacing + 1
+    logits = np.full(size + 100, -np.inf, np.float32)
+    logits[kept] = 0
+    logits[size:] = 0  # of another row
+    borders = [i * 2**64 // num_kept for i in range(num_kept + 1)]
+    fractions = np.array([*borders[:-1], *(border - 1 for border in borders[1:])], np.uint64)
+    out = device.empty(fractions.shape, np.dtype(np.int32))
+    args = (device.upload(logits), device.upload(fractions), out, np.int32(size))
+    device.kernel("draws", "draw_at")((fractions.size,), (num_threads,), args, 0)
+    assert np.array_equal(device.download(out), np.tile(kept, 2))
+
+
+def test_a_draw_from_nothing_is_the_token_for_that(kernel_dir: Path) -> None:
+    device = CpuDevice(kernel_dir=kernel_dir)
+    logits, out = device.upload(np.full(100, -np.inf, np.float32)), device.upload(np.int32([7, 7]))
+    args = (logits, device.upload(np.uint64([0, 2**64 - 1])), out, np.int32(100))
+    device.kernel("draws", "draw_at")((2,), (64,), args, 0)
+    assert device.download(out).tolist() == [5, 5]
