@@ -98,7 +98,8 @@ class Engine:
 
     def _compute(self, slices: list[Slice]) -> list[Sequence]:
         hidden, batch = self._forward(slices, all_logits=False)
-        self._record_prompt_logprobs(hidden, slices)
+        if any(piece.sequence.lacks_prompt_logprobs for piece in slices):
+            self._record_prompt_logprobs(hidden, slices)
         drawing = [piece.sequence for piece in slices if piece.completes]
         token_ids = self._draw(hidden, batch.logit_rows, drawing) if drawing else []
         for piece in slices:

@@ -20,6 +20,23 @@ def load_embedded(name="story", **options):
     return lambda: LLM(find_model(name), device="cpu", seed=0, **options)
 
 
+def slowly(seconds, name="story", **options):
+    """A model whose steps take a while, so that there is time to do something meanwhile."""
+
+    def load():
+        llm = load_embedded(name, **options)()
+        step = llm.engine.step
+
+        def slow_step():
+            time.sleep(seconds)
+            return step()
+
+        llm.engine.step = slow_step
+        return llm
+
+    return load
+
+
 class LiveServer:
     """Serves while its `with` block runs; `url` is its address, `service` its inside."""
 

@@ -22,42 +22,20 @@ pytest.importorskip("playwright", reason="needs the test-page extra")
 
 from playwright.sync_api import expect, sync_playwright
 
-from live_server import LiveServer, load_embedded, post, until
+from live_server import LiveServer, load_embedded, post, slowly, until
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
 # A server in a process of its own, slow enough to be killed in the middle of an answer.
 _SLOW_SERVER = """
-import sys, time
-from live_server import load_embedded
+import sys
+from live_server import slowly
 from llama_cu.server.run import run_server
 from llama_cu.server.settings import Settings
-def load():
-    llm = load_embedded("chat")()
-    step = llm.engine.step
-    llm.engine.step = lambda: (time.sleep(0.02), step())[1]
-    return llm
-run_server(Settings(model_name="chat"), load, host="127.0.0.1", port=int(sys.argv[1]),
-           on_listen=print)
+run_server(Settings(model_name="chat"), slowly(0.02, "chat"), host="127.0.0.1",
+           port=int(sys.argv[1]), on_listen=print)
 """
-
-
-def slowly(seconds, **options):
-    """The chat model with steps that take a while, so that there is time to do something."""
-
-    def load():
-        llm = load_embedded("chat", **options)()
-        step = llm.engine.step
-
-        def slow_step():
-            time.sleep(seconds)
-            return step()
-
-        llm.engine.step = slow_step
-        return llm
-
-    return load
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +51,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def server():
-    with LiveServer(slowly(0.01), model_name="chat") as live:
+    with LiveServer(slowly(0.01, "chat"), model_name="chat") as live:
         yield live
 
 

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the serve extra")
 
-from live_server import LiveServer, get, load_embedded, post, until
+from live_server import LiveServer, get, load_embedded, post, slowly, until
 
 LONG = {"model": "story", "prompt": "Once", "max_tokens": 450, "ignore_eos": True}
 
@@ -25,23 +25,6 @@ LONG = {"model": "story", "prompt": "Once", "max_tokens": 450, "ignore_eos": Tru
 def server():
     with LiveServer(load_embedded()) as live:
         yield live
-
-
-def slowly(seconds):
-    """A model whose steps take a while, so that there is time to do something meanwhile."""
-
-    def load():
-        llm = load_embedded()()
-        step = llm.engine.step
-
-        def slow_step():
-            time.sleep(seconds)
-            return step()
-
-        llm.engine.step = slow_step
-        return llm
-
-    return load
 
 
 def open_request(server, body, path="/v1/completions", headers=None):

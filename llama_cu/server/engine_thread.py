@@ -217,5 +217,6 @@ def _device_answers(llm: LLM) -> bool:
     try:
         back = ops.download(ops.upload(np.arange(4, dtype=np.int32)))
     except Exception:
+        log.exception("the device does not answer")
         return False
     return bool((np.asarray(back) == np.arange(4)).all())
