@@ -1,4 +1,4 @@
-"""Llama, written once against Ops. Reading order: forward, then _attention, then _mlp."""
+"""Llama, written once against Ops. Reading order: forward, then _attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.rope import attention_scaling, inv_freq_table
 from llama_cu.checkpoint.weights import LayerWeights, Weights
 from llama_cu.kv_cache import KVCache
-from llama_cu.ops.base import Ops
+from llama_cu.ops.base import HeadNorms, Ops
 
 Array = Any
 
@@ -41,11 +41,15 @@ class Llama:
         )
         windows = self.config.sliding_windows
         for layer, kv, window in zip(self.weights.layers, cache.layers, windows, strict=True):
-            normed = ops.rms_norm(hidden, layer.input_layernorm, eps)
-            attended = self._attention(layer, normed, cos_sin, kv, batch, window)
+            attended = self._attention(layer, hidden, cos_sin, kv, batch, window)
             hidden = ops.linear(attended, layer.o_proj, layer.o_bias, residual=hidden)
-            normed = ops.rms_norm(hidden, layer.post_attention_layernorm, eps)
-            activated = self._mlp(layer, normed)
+            activated = ops.norm_swiglu(
+                hidden,
+                layer.post_attention_layernorm,
+                eps,
+                layer.gate_up_proj,
+                layer.gate_up_bias,
+            )
             hidden = ops.linear(activated, layer.down_proj, layer.down_bias, residual=hidden)
         return hidden
 
@@ -59,24 +63,17 @@ class Llama:
         window: int | None,
     ) -> Array:
         ops, config = self.ops, self.config
-        num_heads, num_kv_heads = config.num_attention_heads, config.num_key_value_heads
-        qkv = ops.linear(x, layer.qkv_proj, layer.qkv_bias)
-        heads = qkv.reshape(-1, num_heads + 2 * num_kv_heads, config.head_dim)
-        q, k = heads[:, :num_heads], heads[:, num_heads : num_heads + num_kv_heads]
-        v = heads[:, num_heads + num_kv_heads :]
+        num_heads, eps = config.num_attention_heads, config.rms_norm_eps
+        qkv = ops.norm_linear(x, layer.input_layernorm, eps, layer.qkv_proj, layer.qkv_bias)
+        heads = qkv.reshape(x.shape[0], -1, config.head_dim)
+        head_norms = None
         if layer.q_norm is not None:
-            ops.head_norm(q, layer.q_norm, config.rms_norm_eps)
-            ops.head_norm(k, layer.k_norm, config.rms_norm_eps)
-        ops.rope(heads[:, : num_heads + num_kv_heads], cos_sin)
-        ops.store_kv(k, v, *kv, batch.slot_mapping)
-        return ops.attention(q, *kv, batch, self._scale, window)
-
-    def _mlp(self, layer: LayerWeights, x: Array) -> Array:
-        gate_up = self.ops.linear(x, layer.gate_up_proj, layer.gate_up_bias)
-        return self.ops.swiglu(gate_up)
+            head_norms = HeadNorms(layer.q_norm, layer.k_norm, eps)
+        ops.rotate_and_store(heads, cos_sin, *kv, batch.slot_mapping, head_norms)
+        return ops.attention(heads[:, :num_heads], *kv, batch, self._scale, window)
 
     def logits(self, hidden: Array, rows: Array) -> Array:
         """float32 logits of the given rows of `forward`'s result: [num_rows, vocab_size]."""
         last = self.ops.gather(hidden, rows)
-        normed = self.ops.rms_norm(last, self.weights.norm, self.config.rms_norm_eps)
-        return self.ops.logits(normed, self.weights.lm_head)
+        eps = self.config.rms_norm_eps
+        return self.ops.norm_logits(last, self.weights.norm, eps, self.weights.lm_head)

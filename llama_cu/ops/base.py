@@ -6,6 +6,7 @@ the head axis, reshape, and read shapes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,12 +16,22 @@ from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
 Array = Any
 
 
+@dataclass(frozen=True)
+class HeadNorms:
+    """The RMSNorms of q and k heads, in the models that have them."""
+
+    q_weight: Array  # [head_dim]
+    k_weight: Array  # [head_dim]
+    eps: float
+
+
 class Ops(Protocol):
     """The verbs of a Llama-family transformer.
 
     Every op computes in float32 and rounds its result to `dtype` once. `storage_dtype` is what
     the arrays hold: `dtype` itself on CUDA, float32 (with values rounded to `dtype`) on NumPy.
-    Ops return new arrays, except where the docstring says "in place".
+    Ops return new arrays, except where the docstring says "in place". The verbs at the end are
+    made of the others: a backend that can fuse them overrides them, and rounds where they round.
     """
 
     device_name: str
@@ -132,3 +143,43 @@ class Ops(Protocol):
         Returns float32 [num_rows], int32 [num_rows, num_top], float32 [num_rows, num_top];
         the top is ordered by falling logit, then by rising id.
         """
+
+    def norm_linear(
+        self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
+    ) -> Array:
+        """`linear` of `rms_norm`: [num_tokens, out_size] from x [num_tokens, in_size]."""
+        return self.linear(self.rms_norm(x, norm_weight, eps), weight, bias)
+
+    def norm_swiglu(
+        self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
+    ) -> Array:
+        """`swiglu` of `norm_linear`: [num_tokens, size], weight [2 * size, in_size], gate first."""
+        return self.swiglu(self.norm_linear(x, norm_weight, eps, weight, bias))
+
+    def norm_logits(self, x: Array, norm_weight: Array, eps: float, weight: Array) -> Array:
+        """`logits` of `rms_norm`: float32 [num_rows, vocab_size]."""
+        return self.logits(self.rms_norm(x, norm_weight, eps), weight)
+
+    def rotate_and_store(
+        self,
+        qkv: Array,
+        cos_sin: Array,
+        k_cache: Array,
+        v_cache: Array,
+        slot_mapping: Array,
+        head_norms: HeadNorms | None,
+    ) -> None:
+        """Norm (where the model has any) and rotate q and k in place, and store k and v.
+
+        qkv [num_tokens, num_heads + 2 num_kv_heads, head_dim]: q, then k, then v. The caches and
+        slot_mapping are those of `store_kv`.
+        """
+        num_kv_heads = k_cache.shape[2]
+        num_heads = qkv.shape[1] - 2 * num_kv_heads
+        k = qkv[:, num_heads : num_heads + num_kv_heads]
+        if head_norms is not None:
+            self.head_norm(qkv[:, :num_heads], head_norms.q_weight, head_norms.eps)
+            self.head_norm(k, head_norms.k_weight, head_norms.eps)
+        self.rope(qkv[:, : num_heads + num_kv_heads], cos_sin)
+        v = qkv[:, num_heads + num_kv_heads :]
+        self.store_kv(k, v, k_cache, v_cache, slot_mapping)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
+from llama_cu.ops.base import Ops
 from llama_cu.ops.cuda_attention import (
     MAX_FUSED_HEAD_DIM,
     fused_attention,
@@ -37,7 +38,7 @@ _INT32 = np.dtype(np.int32)
 _FLOAT32 = np.dtype(np.float32)
 
 
-class CudaOps:
+class CudaOps(Ops):
     """`Ops` over a `Device`, with kernels of one element type."""
 
     def __init__(self, device: Device, dtype: np.dtype[Any]) -> None:

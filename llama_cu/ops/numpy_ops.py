@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
+from llama_cu.ops.base import Ops
 from llama_cu.ops.numpy_attention import attention, unseen
 from llama_cu.ops.numpy_sampling import draw, edit, logprobs, mask
 
@@ -45,7 +46,7 @@ _LINE_ELEMENTS = 16
 _ASSUMED_MEMORY = 4 << 30
 
 
-class NumpyOps:
+class NumpyOps(Ops):
     """`Ops` on the CPU."""
 
     device_name = "cpu (NumPy)"
