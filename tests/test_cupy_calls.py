@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,28 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llama_cu.ops import cupy_device
+from llama_cu.ops import cublas, cupy_device
+from llama_cu.ops.cublas import Cublas
 from llama_cu.ops.cupy_device import CupyDevice
 
 FLOAT_BYTES = 4
 CUDA_R_32F = 0
 
 
-def parameter_names(function: str) -> list[str]:
-    """Of a function of CuPy's cuBLAS binding: Cython leaves its signature in the binary.
-
-    The binding itself cannot be imported where cuBLAS is not installed.
-    """
-    try:
-        spec = importlib.util.find_spec("cupy_backends.cuda.libs")
-    except ImportError:
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("CuPy is not installed")
-    (binding,) = Path(next(iter(spec.submodule_search_locations))).glob("cublas.*so")
-    found = re.search(rb"\b" + function.encode() + rb"\(([^)]*)\)", binding.read_bytes())
-    assert found, f"{binding.name} says nothing about {function}"
-    return [parameter.split()[-1] for parameter in found[1].decode().split(",")]
+# The parameters as NVIDIA's manual lists them; cuBLAS has no headers here to read them from.
+GEMM_EX = (
+    "handle transa transb m n k alpha A Atype lda B Btype ldb beta C Ctype ldc computeType algo"
+)
+GEMM_STRIDED_BATCHED_EX = (
+    "handle transa transb m n k alpha A Atype lda strideA B Btype ldb strideB "
+    "beta C Ctype ldc strideC batchCount computeType algo"
+)
 
 
 def matrix(address: int, ld: int, *, rows: int, columns: int) -> np.ndarray:
@@ -45,22 +38,42 @@ def matrix(address: int, ld: int, *, rows: int, columns: int) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(floats, (rows, columns), strides)
 
 
-class Cublas:
-    """cublasGemmEx and its batched twin as their manual has them, of float32 in host memory."""
+class Library:
+    """libcublas as its manual has it, of float32 in host memory."""
 
-    CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT = 68, -1
+    def __init__(self) -> None:
+        self.streams: list[int] = []
+        self.workspaces: list[tuple[int, int]] = []
+        exported = {
+            "cublasCreate_v2": self.create,
+            "cublasDestroy_v2": lambda handle: 0,
+            "cublasSetMathMode": lambda handle, mode: 0 if mode == 16 else 7,
+            "cublasGetStatusString": lambda status: b"an unsupported value",
+            "cublasSetStream_v2": lambda handle, stream: self.streams.append(stream),
+            "cublasSetWorkspace_v2": lambda handle, at, size: self.workspaces.append((at, size)),
+            "cublasGemmEx": partial(self.multiply, GEMM_EX),
+            "cublasGemmStridedBatchedEx": partial(self.multiply, GEMM_STRIDED_BATCHED_EX),
+        }
+        for name, function in exported.items():
+            setattr(self, name, partial(function))  # to which ctypes' attributes can be given
 
-    def gemmEx(self, *args: Any) -> None:
-        self.multiply(dict(zip(parameter_names("gemmEx"), args, strict=True)))
+    def create(self, handle: Any) -> int:
+        handle._obj.value = 7
+        return 0
 
-    def gemmStridedBatchedEx(self, *args: Any) -> None:
-        self.multiply(dict(zip(parameter_names("gemmStridedBatchedEx"), args, strict=True)))
-
-    def multiply(self, given: dict[str, Any]) -> None:
-        assert all(type(value) is int for value in given.values()), given
-        assert given["handle"] == 7 and given["computeType"] == 68 and given["algo"] == -1
+    def multiply(self, names: str, *args: Any) -> int:
+        given = dict(zip(names.split(), args, strict=True))
+        declared = cublas._SIGNATURES[
+            "cublasGemmEx" if names == GEMM_EX else "cublasGemmStridedBatchedEx"
+        ]
+        for (name, value), c_type in zip(list(given.items())[1:], declared, strict=True):
+            pointers = name in ("A", "B", "C", "alpha", "beta")
+            assert (c_type is ctypes.c_void_p) == pointers, name
+            assert (c_type is ctypes.c_longlong) == name.startswith("stride"), name
+            assert name in ("alpha", "beta") or type(value) is int, name
+        assert given["handle"].value == 7 and given["computeType"] == 68 and given["algo"] == -1
         assert {given["Atype"], given["Btype"], given["Ctype"]} == {CUDA_R_32F}
-        alpha, beta = (ctypes.c_float.from_address(given[name]).value for name in ("alpha", "beta"))
+        alpha, beta = given["alpha"]._obj.value, given["beta"]._obj.value
         m, n, k = given["m"], given["n"], given["k"]
         for i in range(given.get("batchCount", 1)):
             at = {s: given[s] + i * given.get(f"stride{s}", 0) * FLOAT_BYTES for s in "ABC"}
@@ -72,6 +85,7 @@ class Cublas:
             )
             product = (a.T if given["transa"] else a) @ (b.T if given["transb"] else b)
             c[...] = alpha * product + (beta * c if beta else 0)
+        return 0
 
 
 class DeviceArray(np.ndarray):
@@ -87,11 +101,17 @@ def array(rng: np.random.Generator, *shape: int) -> DeviceArray:
 
 
 @pytest.fixture
-def device() -> CupyDevice:
+def library() -> Library:
+    return Library()
+
+
+@pytest.fixture
+def device(library: Library) -> CupyDevice:
     """A CupyDevice whose cuBLAS is the one above."""
     device = object.__new__(CupyDevice)
-    device._cublas, device._handle = Cublas(), 7
-    device._runtime = SimpleNamespace(CUDA_R_32F=CUDA_R_32F)
+    device._cublas = Cublas(library, array(np.random.default_rng(0), 8))
+    stream = SimpleNamespace(ptr=5)
+    device._cupy = SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: stream))
     return device
 
 
@@ -131,6 +151,30 @@ def test_a_batched_product_of_views_gets_each_argument_in_its_place(
         device.gemm(scores, keys, target, transpose_b=False)
         np.testing.assert_allclose(target, want, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(out[:, [0, 1, 3, 4]], before[:, [0, 1, 3, 4]])
+
+
+def test_the_workspace_is_given_again_with_each_new_stream(
+    device: CupyDevice, library: Library
+) -> None:
+    rng = np.random.default_rng(6)
+    a, b, out = array(rng, 2, 3), array(rng, 4, 3), array(rng, 2, 4)
+    workspace = device._cublas._workspace
+
+    for stream in (5, 5, 9, 5):
+        device._cupy.cuda.get_current_stream = lambda at=stream: SimpleNamespace(ptr=at)
+        device.gemm(a, b, out)
+
+    assert library.streams == [5, 9, 5]
+    assert library.workspaces == [(workspace.data.ptr, workspace.nbytes)] * 3
+
+
+def test_what_cublas_refuses_is_an_error_with_its_words(
+    device: CupyDevice, library: Library
+) -> None:
+    library.cublasGemmEx = lambda *args: 7
+    rng = np.random.default_rng(7)
+    with pytest.raises(RuntimeError, match=r"cublasGemmEx: an unsupported value \(7\)"):
+        device.gemm(array(rng, 2, 3), array(rng, 4, 3), array(rng, 2, 4))
 
 
 def test_an_empty_launch_is_refused_where_cupy_would_launch_a_block(
