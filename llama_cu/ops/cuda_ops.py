@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
+from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.base import Ops
 from llama_cu.ops.cuda_attention import (
-    MAX_FUSED_HEAD_DIM,
     fused_attention,
+    fuses_attention,
     masked_softmax,
     unfused_attention,
 )
@@ -64,6 +64,24 @@ class CudaOps(Ops):
 
     def free_memory(self) -> int:
         return self.device.free_memory()
+
+    def captures(self, head_dim: int) -> bool:
+        return fuses_attention(head_dim)
+
+    def begin_decode(
+        self, lengths: Array, block_tables: Array, block_size: int, rope_from: int | None
+    ) -> DecodeRows:
+        num_rows, max_blocks = block_tables.shape
+        check_array("begin_decode: lengths", lengths, shape=(num_rows,), dtype=_INT32)
+        check_array(
+            "begin_decode: block_tables", block_tables, shape=block_tables.shape, dtype=_INT32
+        )
+        names = ("positions", "rope_rows", "slot_mapping", "context_lens")
+        made = {name: self.device.empty((num_rows,), _INT32) for name in names}
+        sizes = (num_rows, max_blocks, block_size, -1 if rope_from is None else rope_from)
+        args = (lengths, block_tables, *made.values(), *map(np.int32, sizes))
+        launch(self.device.kernel("decode", "begin_decode"), (ceil_div(num_rows, 128),), 128, *args)
+        return DecodeRows(**made)
 
     def gather(self, table: Array, rows: Array) -> Array:
         num_rows, width = rows.shape[0], table.shape[1]
@@ -171,8 +189,7 @@ class CudaOps(Ops):
         window: int | None,
     ) -> Array:
         head_dim = q.shape[2]
-        fused = head_dim % 8 == 0 and head_dim <= MAX_FUSED_HEAD_DIM
-        attend = fused_attention if fused else unfused_attention
+        attend = fused_attention if fuses_attention(head_dim) else unfused_attention
         caches = {"k_cache": k_cache, "v_cache": v_cache}
         return attend(self, q, **caches, batch=batch, scale=scale, window=window)
 
@@ -195,8 +212,8 @@ class CudaOps(Ops):
     def mask_logits(self, logits: Array, masks: LogitMasks) -> Array:
         return launch_mask_logits(self.device, logits, masks=masks)
 
-    def sample(self, logits: Array, rows: SamplingRows) -> Array:
-        return launch_sample(self.device, logits, rows=rows)
+    def sample(self, logits: Array, rows: SamplingRows, out: Array | None = None) -> Array:
+        return launch_sample(self.device, logits, rows=rows, out=out)
 
     def logprobs(self, logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:
         return launch_logprobs(self.device, logits, token_ids=token_ids, num_top=num_top)
