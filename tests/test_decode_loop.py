@@ -190,7 +190,53 @@ def test_sequences_come_and_go_while_others_run(ops):
     assert all_blocks_are_free(engine)
 
 
-def test_answers_of_many_lengths_shrink_the_batch(ops):
+def test_who_waits_is_admitted_at_once(ops):
+    engine = make_engine(ops)
+    submit_all(engine, [PROMPTS[0]], ENDLESS)
+    for _ in range(5):
+        engine.step()
+    (late,) = submit_all(engine, [PROMPTS[1]], ENDLESS)
+    for _ in range(2):  # what is in flight, then the prompt
+        engine.step()
+    assert len(late.answer_ids) == 1
+
+
+def test_what_the_loop_computed_is_found_again(ops):
+    engine = make_engine(ops, block_size=4)
+    answer = run(engine, [PROMPTS[1]], ENDLESS)[0]
+    (sequence,) = submit_all(engine, [[*PROMPTS[1], *answer, 9, 10]], GREEDY)
+    finish(engine)
+    assert sequence.num_cached_tokens == (len(PROMPTS[1]) + len(answer) - 1) // 4 * 4
+
+
+def test_a_row_that_ended_writes_nothing_more(ops):
+    # The first answer ends where a block does. Were its row still computed, its next token would
+    # go to block 0, for a while in which no other sequence needs a block.
+    params = SamplingParams(temperature=1.0, max_tokens=12, ignore_eos=True, seed=5)
+    short = SamplingParams(temperature=1.0, max_tokens=3, ignore_eos=True, seed=5)
+    prompts = [[3, 4], [5, 6], [7, 8], [9, 10], [11, 12], list(range(20, 33))]
+    sequences = [make_sequence(prompt, params) for prompt in prompts[:5]]
+    sequences.append(make_sequence(prompts[5], short))
+    engine = make_engine(ops, block_size=16)
+    for sequence in sequences:
+        engine.submit(sequence)
+    finish(engine)
+
+    for sequence in sequences:
+        prompt = sequence.token_ids[: sequence.prompt_len]
+        assert [sequence.answer_ids] == run(make_engine(), [prompt], sequence.params)
+
+
+def test_no_step_is_queued_behind_an_end_that_is_known(monkeypatch, ops):
+    copies, copy_out = [], ops.device.copy_out
+    monkeypatch.setattr(
+        ops.device, "copy_out", lambda *args: copies.append(args) or copy_out(*args)
+    )
+    run(make_engine(ops), [PROMPTS[1]], ENDLESS)
+    assert len(copies) == ENDLESS.max_tokens - 1  # the prompt's step drew the first token
+
+
+def test_answers_of_many_lengths_shrink_the_batch(ops, captures):
     params = [
         SamplingParams(temperature=0, max_tokens=length, ignore_eos=True)
         for length in (3, 20, 4, 6, 9, 2, 12, 5, 7)
@@ -205,6 +251,7 @@ def test_answers_of_many_lengths_shrink_the_batch(ops):
     for prompt, param, sequence in zip(prompts, params, sequences, strict=True):
         assert [sequence.answer_ids] == run(make_engine(), [prompt], param)
         assert sequence.finish_reason == "length"
+    assert engine._loop._shape.num_rows == 1
 
 
 def test_logprobs_and_edits_are_of_a_captured_step_too(ops, captures):
@@ -258,16 +305,20 @@ def test_a_step_that_raises_ends_its_sequences_alone(monkeypatch, ops):
     monkeypatch.setattr(ops.device, "record", record)
 
     assert [sequence.finish_reason for sequence in sequences] == ["error", "error"]
-    assert not engine.has_work and all_blocks_are_free(engine)
+    assert not engine.has_work and all_blocks_are_free(engine) and not engine._loop.active
     assert run(engine, PROMPTS, DRAWN) == run(make_engine(), PROMPTS, DRAWN)
 
 
-def test_a_row_that_is_sent_twice_waits_for_its_first_copy(late_ops):
-    state = DecodeState(late_ops.device, 4, 3)
-    for value in range(5):
+def test_what_is_sent_does_not_change_on_the_way(late_ops):
+    device = late_ops.device
+    state = DecodeState(device, 4, 3)
+    seen = [device.pinned((4,), np.dtype(np.int32)) for _ in range(5)]
+    for value, host in enumerate(seen):
         state.host.lengths[:] = value
         state.send()
-    assert late_ops.download(state.on_device.lengths).tolist() == [4, 4, 4, 4]
+        device.copy_out(state.on_device.lengths, host)
+    device.synchronize()
+    assert np.array(seen).tolist() == [[value] * 4 for value in range(5)]
 
 
 @pytest.mark.parametrize(
