@@ -52,7 +52,8 @@ class LLM:
     float32 on the CPU).
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
-    answer together. `seed` makes requests without a seed of their own repeatable. Raises
+    answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.
+    `seed` makes requests without a seed of their own repeatable. Raises
     ModelError for a checkpoint that cannot be run, BackendUnavailable for a device that is not
     there, ValueError for wrong arguments. Threads may share it; their answers are batched.
     """
@@ -70,6 +71,7 @@ class LLM:
         max_num_seqs: int = 64,
         max_batch_tokens: int | None = None,
         block_size: int = 16,
+        enforce_eager: bool = False,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(model, str | Path):
@@ -131,7 +133,11 @@ class LLM:
             on_cpu = isinstance(ops, NumpyOps)
             max_batch_tokens = _CPU_BATCH_TOKENS if on_cpu else _CUDA_BATCH_TOKENS
         self.engine = Engine(
-            llama, cache, max_batch_tokens=max_batch_tokens, max_num_seqs=max_num_seqs
+            llama,
+            cache,
+            max_batch_tokens=max_batch_tokens,
+            max_num_seqs=max_num_seqs,
+            enforce_eager=enforce_eager,
         )
         # As in vLLM, an answer ends at the config's ids and at the tokenizer's own EOS too.
         own_eos = None if self.tokenizer is None else self.tokenizer.eos_token_id
