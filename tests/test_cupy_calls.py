@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,3 +199,87 @@ def test_an_empty_launch_is_refused_where_cupy_would_launch_a_block(
         kernel((0, 2), (256,), (np.int32(1),), 0)
 
     assert launches == [((3, 2), (256,), (np.int32(1),), {"shared_mem": 0})]
+
+
+class Stream:
+    """A CuPy stream that keeps a diary."""
+
+    ptr = 11
+
+    def __init__(self, diary: list[str]) -> None:
+        self.diary = diary
+
+    def __enter__(self) -> None:
+        self.diary.append("enter")
+
+    def __exit__(self, *reason: object) -> None:
+        self.diary.append("exit")
+
+    def begin_capture(self) -> None:
+        self.diary.append("begin")
+
+    def end_capture(self) -> str:
+        self.diary.append("end")
+        return "graph"
+
+
+@pytest.fixture
+def capturing(device: CupyDevice) -> CupyDevice:
+    """A CupyDevice with a pool and a stream of the diary `device.diary`."""
+    diary: list[str] = []
+
+    @contextlib.contextmanager
+    def using_allocator(malloc: object) -> Iterator[None]:
+        diary.append(f"allocate by {malloc}")
+        yield
+        diary.append("allocate as ever")
+
+    device._cupy.cuda.using_allocator = using_allocator
+    device._graph_pool = SimpleNamespace(malloc="the graphs' pool")
+    device._capture_stream = Stream(diary)
+    device._runtime = SimpleNamespace(CUDARuntimeError=RuntimeError)
+    device.diary = diary
+    return device
+
+
+def test_a_capture_has_a_stream_and_a_pool_of_its_own(
+    capturing: CupyDevice, library: Library
+) -> None:
+    streams_at_work: list[int] = []
+
+    graph = capturing.capture(lambda: streams_at_work.extend(library.streams))
+
+    assert graph == "graph" and streams_at_work == [11]  # cuBLAS was told before
+    assert capturing.diary == [
+        "allocate by the graphs' pool", "enter", "begin", "end", "exit", "allocate as ever",
+    ]  # fmt: skip
+
+
+def test_a_capture_that_fails_is_ended_all_the_same(capturing: CupyDevice) -> None:
+    def end_capture() -> None:
+        capturing.diary.append("end")
+        raise RuntimeError("the capture is invalid")
+
+    capturing._capture_stream.end_capture = end_capture
+
+    def work() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        capturing.capture(work)
+    assert capturing.diary[-2:] == ["end", "exit"]
+
+
+def test_cupy_has_what_the_device_calls() -> None:
+    cupy = pytest.importorskip("cupy")
+    called = {
+        cupy.cuda: "Event MemoryPool Stream alloc_pinned_memory get_current_stream using_allocator",
+        cupy.cuda.Event: "done record synchronize",
+        cupy.cuda.Graph: "launch",
+        cupy.cuda.MemoryPointer: "copy_from_host_async copy_to_host_async ptr",
+        cupy.cuda.MemoryPool: "free_bytes get_limit malloc used_bytes",
+        cupy.cuda.Stream: "begin_capture end_capture synchronize",
+    }
+    for owner, names in called.items():
+        missing = [name for name in names.split() if not hasattr(owner, name)]
+        assert not missing, f"{owner} has no {', '.join(missing)}"

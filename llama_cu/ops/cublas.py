@@ -82,12 +82,7 @@ class Cublas:
         stream: int,
     ) -> None:
         """`Device.gemm` of operands that passed check_gemm, queued on a stream (its pointer)."""
-        if stream != self._stream:
-            self._call("cublasSetStream_v2", stream)
-            # A new stream takes the workspace away. In one of cuBLAS's own a graph would allocate.
-            workspace = self._workspace
-            self._call("cublasSetWorkspace_v2", workspace.data.ptr, workspace.nbytes)
-            self._stream = stream
+        self.use_stream(stream)
         layout = gemm_layout(a, b, out, transpose_b=transpose_b)
         alpha_host, beta_host = ctypes.c_float(alpha), ctypes.c_float(beta)
         in_type, out_type = _cuda_type(a.dtype), _cuda_type(out.dtype)
@@ -102,6 +97,15 @@ class Cublas:
             first, second = (*first, layout.first_stride), (*second, layout.second_stride)
             target, tail = (*target, layout.out_stride), (layout.batch, *tail)
         self._call(name, *head, *first, *second, ctypes.byref(beta_host), *target, *tail)
+
+    def use_stream(self, stream: int) -> None:
+        """Queue what follows on this stream (its pointer)."""
+        if stream != self._stream:
+            self._call("cublasSetStream_v2", stream)
+            # A new stream takes the workspace away, and for a graph cuBLAS would allocate one.
+            workspace = self._workspace
+            self._call("cublasSetWorkspace_v2", workspace.data.ptr, workspace.nbytes)
+            self._stream = stream
 
     def _call(self, name: str, *args: Any) -> None:
         self._check(name, getattr(self._library, name)(self._handle, *args))

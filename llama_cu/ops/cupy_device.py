@@ -103,6 +103,7 @@ class CupyDevice:
         """A CUDA graph. Capturing cannot be done on the default stream, launching can."""
         stream = self._capture_stream
         with self._cupy.cuda.using_allocator(self._graph_pool.malloc), stream:
+            self._cublas.use_stream(stream.ptr)
             stream.begin_capture()
             try:
                 work()
