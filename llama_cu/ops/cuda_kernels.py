@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -190,9 +191,27 @@ def compile_cubin(file: str, expressions: Sequence[str], *, arch: int) -> Compil
             raise ValueError(f"{path.name} for sm_{arch}: {error}\n{log}") from None
         log = nvrtc.getProgramLog(program)
         lowered = {name: nvrtc.getLoweredName(program, name) for name in expressions}
-        return Compiled(nvrtc.getCUBIN(program), log, lowered, _resources(log, lowered))
+        cubin = whole_elf(nvrtc.getCUBIN(program))
+        return Compiled(cubin, log, lowered, _resources(log, lowered))
     finally:
         nvrtc.destroyProgram(program)
+
+
+def whole_elf(cubin: bytes) -> bytes:
+    """The ELF file with the zero that CuPy's getCUBIN takes off its end, as if it were a string.
+
+    Raises ValueError where more is missing than that.
+    """
+    header = struct.unpack_from("<16sHHIQQQIHHHHHH", cubin)
+    programs, sections, (program_size, num_programs, section_size, num_sections) = (
+        header[5],
+        header[6],
+        header[9:13],
+    )
+    size = max(programs + program_size * num_programs, sections + section_size * num_sections)
+    if len(cubin) < size - 1:
+        raise ValueError(f"the cubin has {len(cubin)} bytes, its header promises {size}")
+    return cubin.ljust(size, b"\0")
 
 
 def load_nvrtc() -> Any:
