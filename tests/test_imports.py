@@ -21,6 +21,7 @@ HOMES = {
     "cupy_backends": ("llama_cu.ops.cupy_device", "llama_cu.ops.cuda_kernels"),
     "cuda": ("llama_cu.ops.cuda_kernels", "llama_cu.ops.cublas", "llama_cu.cli.machine"),
     "jinja2": ("llama_cu.checkpoint.",),
+    "matplotlib": ("llama_cu.bench.plot",),
     "safetensors": ("llama_cu.checkpoint.",),
     "tokenizers": ("llama_cu.checkpoint.",),
     "prompt_toolkit": ("llama_cu.cli.",),
@@ -91,6 +92,12 @@ def test_a_module_imports_only_what_its_room_may(module):
 def test_nothing_below_the_command_line_imports_it(module):
     if not module.startswith("llama_cu.cli") and module != "llama_cu.__main__":
         assert not [name for name in imports(MODULES[module]) if name.startswith("llama_cu.cli")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_below_the_command_line_imports_what_measures(module):
+    if not module.startswith(("llama_cu.cli.bench", "llama_cu.cli.main", "llama_cu.bench")):
+        assert not [name for name in imports(MODULES[module]) if name.startswith("llama_cu.bench")]
 
 
 @pytest.mark.parametrize("room", BELOW)

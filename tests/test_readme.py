@@ -50,7 +50,7 @@ def test_the_openai_example_runs_against_a_server(capsys):
     assert len(capsys.readouterr().out.split()) > 20
 
 
-@pytest.mark.parametrize("command", ["story", "chat", "generate", "kernels", "info"])
+@pytest.mark.parametrize("command", ["story", "chat", "generate", "kernels", "bench", "info"])
 def test_the_readme_shows_every_command_with_options_that_exist(command, capsys):
     (line,) = re.findall(rf"^llama-cu {command}\b[^#\n]*", README, re.MULTILINE)
     assert run([command, "--help"]) == 0

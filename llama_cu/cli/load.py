@@ -32,6 +32,11 @@ def find_model(model: str) -> Path:
     raise ModelError(f"the embedded model {model} is not part of this installation; use --model")
 
 
+def long_dtype(dtype: str) -> str:
+    """float16 from f16; other names stay as they are."""
+    return _SHORT_DTYPES.get(dtype, dtype)
+
+
 def load_model(model: str, *, device: str, dtype: str, **options: Any) -> LLM:
     """Load with a progress bar; what `auto` took, and why, goes to stderr.
 
@@ -41,7 +46,7 @@ def load_model(model: str, *, device: str, dtype: str, **options: Any) -> LLM:
         llm = LLM(
             find_model(model),
             device=device,
-            dtype=_SHORT_DTYPES.get(dtype, dtype),
+            dtype=long_dtype(dtype),
             progress=progress,
             **{name: value for name, value in options.items() if value is not None},
         )

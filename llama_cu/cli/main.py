@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -262,6 +263,53 @@ def serve(
                 "request_timeout_s": request_timeout,
             },
         )
+    )
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="FOLDER", help="Model folder, or story (the default) or chat."
+        ),
+    ] = None,
+    random: Annotated[
+        str | None,
+        typer.Option("--random", help="Random weights of a real shape, such as llama-3.1-8b."),
+    ] = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_sizes: Annotated[
+        str, typer.Option("--batch-sizes", help="Sequences that decode at a time.")
+    ] = "1,8,64",
+    contexts: Annotated[
+        str | None,
+        typer.Option("--contexts", help="Tokens before the decoded ones [default: 512,4096]."),
+    ] = None,
+    prompt_len: Annotated[
+        int | None, typer.Option("--prompt-len", help="Tokens of prefill [default: 2048].")
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", help="Samples of each median.")] = 5,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of decode in a sample.")] = 32,
+    as_json: opt.AsJson = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw decode into an SVG file.")
+    ] = None,
+) -> None:
+    """Measure prefill and decode against this device's own bandwidth and GEMM rate."""
+    from llama_cu.bench.run import Plan
+    from llama_cu.cli import bench as command
+
+    plan = Plan(
+        batch_sizes=command.sizes("--batch-sizes", batch_sizes),
+        contexts=None if contexts is None else command.sizes("--contexts", contexts),
+        prompt_len=prompt_len,
+        repeats=repeats,
+        steps=steps,
+    )
+    command.bench(
+        model, random=random, device=device, dtype=dtype, plan=plan, as_json=as_json, plot=plot
     )
 
 

@@ -52,8 +52,17 @@ class Ops(Protocol):
     def empty(self, shape: tuple[int, ...]) -> Array:
         """An uninitialised array of `storage_dtype` (weights buffers, the KV cache)."""
 
+    def random_weight(self, shape: tuple[int, ...], *, seed: int, scale: float) -> Array:
+        """A placed weight of normal values times `scale`, made on the device, for measurements.
+
+        The same seed gives the same values on one backend; the backends' values differ.
+        """
+
     def free_memory(self) -> int:
         """Bytes the device could still allocate."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
 
     def captures(self, head_dim: int) -> bool:
         """Whether `device.capture` can hold a decode step of a model with heads of this size."""

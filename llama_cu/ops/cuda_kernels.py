@@ -101,6 +101,8 @@ TEMPLATES: tuple[Template, ...] = (
     Template("sampling", "argmax"),
     Template("sampling", "sample"),
     Template("sampling", "random_words"),
+    Template("random", "random_normal", ("T",)),
+    Template("bandwidth", "read_sum"),
 )
 
 

@@ -62,8 +62,20 @@ class CudaOps(Ops):
     def empty(self, shape: tuple[int, ...]) -> Array:
         return self.device.empty(shape, self.dtype)
 
+    def random_weight(self, shape: tuple[int, ...], *, seed: int, scale: float) -> Array:
+        out = self.empty(shape)
+        words = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
+        low, high = (np.uint32(word).view(np.int32) for word in words)
+        kernel = self.device.kernel("random", "random_normal", self._c_type)
+        args = (out, np.int64(out.size), low, high, np.float32(scale))
+        launch(kernel, (ceil_div(out.size, 4 * 256),), 256, *args)
+        return out
+
     def free_memory(self) -> int:
         return self.device.free_memory()
+
+    def synchronize(self) -> None:
+        self.device.synchronize()
 
     def captures(self, head_dim: int) -> bool:
         return fuses_attention(head_dim)

@@ -93,6 +93,14 @@ class NumpyOps(Ops):
             return int(lines["MemAvailable"].split()[0]) * 1024
         return _ASSUMED_MEMORY
 
+    def random_weight(self, shape: tuple[int, ...], *, seed: int, scale: float) -> Array:
+        values = np.random.default_rng(seed).standard_normal(shape, np.float32)
+        values *= np.float32(scale)
+        return self.place_weight(self._round(values))
+
+    def synchronize(self) -> None:
+        pass  # NumPy is done when it returns
+
     def _round(self, x: Array) -> Array:
         return x if self._exact else x.astype(self.dtype).astype(np.float32)
 

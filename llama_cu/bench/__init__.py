@@ -1,0 +1,1 @@
+"""What `llama-cu bench` measures. Nothing but the command line and benchmarks/ imports it."""

@@ -1,0 +1,247 @@
+"""The whole measurement: what is asked for, what fits, and the report that comes out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from llama_cu import __version__
+from llama_cu.arguments import check_integer
+from llama_cu.bench.engines import (
+    BLOCK_SIZE,
+    Progress,
+    checkpoint_weights,
+    make_engine,
+    random_weights,
+)
+from llama_cu.bench.roofs import Roofs, measure_roofs
+from llama_cu.bench.speed import Decoded, Stopwatch, tokens_beside_context
+from llama_cu.bench.traffic import decode_bytes, prefill_flops, read_weight_bytes
+from llama_cu.checkpoint.config import ModelConfig
+from llama_cu.checkpoint.rope import default_max_model_len
+from llama_cu.kv_cache import kv_bytes_per_token
+from llama_cu.ops.base import Ops
+
+_CONTEXTS = (512, 4096)
+_PROMPT_LEN = 2048
+# The rest is for what a step computes.
+_CACHE_SHARE = 0.9
+_PACKAGES = ("numpy", "cupy-cuda12x", "cupy-cuda13x")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. None: what is usual, as far as the model's context reaches."""
+
+    batch_sizes: tuple[int, ...] = (1, 8, 64)
+    contexts: tuple[int, ...] | None = None
+    prompt_len: int | None = None
+    repeats: int = 5
+    steps: int = 32
+
+    def __post_init__(self) -> None:
+        for name, values in (("batch_sizes", self.batch_sizes), ("contexts", self.contexts)):
+            if values is not None and not values:
+                raise ValueError(f"{name} must name at least one number")
+            for value in values or ():
+                check_integer(name, value, 1)
+        if self.prompt_len is not None:
+            check_integer("prompt_len", self.prompt_len, 1)
+        check_integer("repeats", self.repeats, 1)
+        check_integer("steps", self.steps, 1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the model comes from: a checkpoint folder, or None and random weights."""
+
+    name: str
+    config: ModelConfig
+    folder: Path | None
+
+
+def run_bench(
+    ops: Ops,
+    source: Source,
+    plan: Plan,
+    *,
+    roofs: Roofs | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure, and return the report: roofs, prefill, decode, and what was skipped and why.
+
+    `tell` gets a line for each thing that is measured, before it is. Raises BackendUnavailable
+    where the weights have no room, ValueError where nothing of the plan fits.
+    """
+    tell = tell or (lambda line: None)
+    if roofs is None:
+        tell("measuring read bandwidth and GEMM rate")
+        roofs = measure_roofs(ops)
+    config = source.config
+    if source.folder is None:
+        weights = random_weights(ops, config, progress=progress)
+    else:
+        weights = checkpoint_weights(ops, config, source.folder, progress=progress)
+    wanted = _Wanted(config, plan, ops)
+    stopwatch = Stopwatch(
+        make_engine(
+            ops,
+            config,
+            weights,
+            num_blocks=wanted.num_blocks,
+            max_num_seqs=max([1, *(batch_size for batch_size, _ in wanted.decode)]),
+        )
+    )
+    prefill = []
+    if wanted.prompt_len is not None:
+        tell(f"prefill of {wanted.prompt_len} tokens")
+        prefill = [_prefill(stopwatch, config, wanted.prompt_len, plan, roofs)]
+    decode = []
+    for batch_size, context in wanted.decode:
+        tell(f"decode, {_count(batch_size, 'sequence')} with a context of {context}")
+        samples = [
+            stopwatch.decode(batch_size, context, num_steps=plan.steps) for _ in range(plan.repeats)
+        ]
+        itemsize = ops.storage_dtype.itemsize
+        decode.append(_decode_row(config, itemsize, samples, context=context, roofs=roofs))
+    ops.synchronize()
+    return {
+        "llama_cu": __version__,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **dict(_installed())},
+        "device": ops.device_name,
+        "dtype": ops.dtype.name,
+        "model": source.name,
+        "weights": "random" if source.folder is None else "checkpoint",
+        "weight_bytes_per_step": read_weight_bytes(config, ops.storage_dtype.itemsize, num_rows=1),
+        "plan": asdict(plan),
+        "roofs": asdict(roofs),
+        "prefill": prefill,
+        "decode": decode,
+        "skipped": wanted.skipped,
+    }
+
+
+class _Wanted:
+    """What of a plan fits the model's context and the memory that is free."""
+
+    def __init__(self, config: ModelConfig, plan: Plan, ops: Ops) -> None:
+        self._longest = default_max_model_len(config)
+        self._beside = tokens_beside_context(plan.steps)
+        self._block_bytes = BLOCK_SIZE * kv_bytes_per_token(config, ops.storage_dtype.itemsize)
+        self._free_bytes = int(_CACHE_SHARE * ops.free_memory())
+        self.skipped: list[dict[str, str]] = []
+        contexts, prompt_len = plan.contexts, plan.prompt_len
+        if contexts is None:
+            room = self._longest - self._beside
+            contexts = tuple(c for c in _CONTEXTS if c <= room) or (_power_of_two(room),)
+        if prompt_len is None:
+            prompt_len = min(_PROMPT_LEN, self._longest - 1)
+        fits = self._fits(f"prefill of {prompt_len}", 1, prompt_len, 1)
+        self.prompt_len = prompt_len if fits else None
+        self.decode = [
+            (batch_size, context)
+            for context in contexts
+            for batch_size in plan.batch_sizes
+            if self._fits(
+                f"decode, batch {batch_size}, context {context}", batch_size, context, self._beside
+            )
+        ]
+        if self.prompt_len is None and not self.decode:
+            reasons = "; ".join(f"{entry['what']}: {entry['reason']}" for entry in self.skipped)
+            raise ValueError(f"nothing can be measured: {reasons}")
+        prompt_blocks = 0 if self.prompt_len is None else self._blocks(self.prompt_len + 1)
+        self.num_blocks = max(
+            [prompt_blocks, *(b * self._blocks(c + self._beside) for b, c in self.decode)]
+        )
+
+    def _blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // BLOCK_SIZE)
+
+    def _fits(self, what: str, batch_size: int, context: int, beside: int) -> bool:
+        reason = None
+        if context + beside > self._longest:
+            reason = f"needs {context + beside} tokens, the model takes at most {self._longest}"
+        else:
+            needed = batch_size * self._blocks(context + beside) * self._block_bytes
+            if needed > self._free_bytes:
+                reason = f"needs {needed} bytes of KV cache, {self._free_bytes} are free"
+        if reason is not None:
+            self.skipped.append({"what": what, "reason": reason})
+        return reason is None
+
+
+def _prefill(
+    stopwatch: Stopwatch, config: ModelConfig, prompt_len: int, plan: Plan, roofs: Roofs
+) -> dict[str, Any]:
+    stopwatch.prefill_s(prompt_len)  # compiles
+    samples = [stopwatch.prefill_s(prompt_len) for _ in range(plan.repeats)]
+    seconds = median(samples)
+    flops = prefill_flops(config, prompt_len=prompt_len)
+    return {
+        "prompt_len": prompt_len,
+        "tok_s": _digits(prompt_len / seconds),
+        "ms": _digits(seconds * 1e3),
+        "tflop_s": _digits(flops / seconds / 1e12),
+        "percent_of_gemm": _digits(100 * flops / seconds / roofs.gemm_flops_per_s),
+        "flops": flops,
+        "samples_ms": [_digits(sample * 1e3) for sample in samples],
+    }
+
+
+def _decode_row(
+    config: ModelConfig, itemsize: int, samples: Sequence[Decoded], *, context: int, roofs: Roofs
+) -> dict[str, Any]:
+    batch_size = len(samples[0].context_lens)
+    step_s = median(sample.seconds / sample.num_steps for sample in samples)
+    middle = samples[0].num_steps / 2
+    num_bytes = round(
+        median(
+            sum(
+                decode_bytes(config, itemsize, context_lens=sample.context_lens_of(step))
+                for step in range(sample.num_steps)
+            )
+            / sample.num_steps
+            for sample in samples
+        )
+    )
+    return {
+        "batch_size": batch_size,
+        "context": context,
+        "mean_context": sum(samples[0].context_lens) / batch_size + middle - 0.5,
+        "tok_s": _digits(batch_size / step_s),
+        "ms": _digits(step_s * 1e3),
+        "gb_s": _digits(num_bytes / step_s / 1e9),
+        "percent_of_read": _digits(100 * num_bytes / step_s / roofs.read_bytes_per_s),
+        "bytes_per_step": num_bytes,
+        "roof_tok_s": _digits(batch_size * roofs.read_bytes_per_s / num_bytes),
+        "samples_ms": [_digits(s.seconds / s.num_steps * 1e3) for s in samples],
+    }
+
+
+def _power_of_two(limit: int) -> int:
+    """The largest up to a limit; 1 where the limit is less."""
+    return 1 << max(0, limit.bit_length() - 1) if limit > 0 else 1
+
+
+def _installed() -> Iterable[tuple[str, str]]:
+    for package in _PACKAGES:
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.5g}")

@@ -1,0 +1,64 @@
+"""How many bytes a decode step has to read, and how many flops a prefill has to compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from llama_cu.checkpoint.config import ModelConfig
+from llama_cu.checkpoint.weights import layer_shapes, weight_bytes
+
+
+def read_weight_bytes(config: ModelConfig, itemsize: int, *, num_rows: int) -> int:
+    """Bytes of weights that one decode step of so many sequences reads.
+
+    All of them once, but of the embedding table only the rows that are gathered. Where it is
+    lm_head too it is read whole, and the gathered rows are part of that.
+    """
+    total = weight_bytes(config, np.dtype(f"V{itemsize}"))
+    if config.tie_word_embeddings:
+        return total
+    row = config.hidden_size * itemsize
+    return total - config.vocab_size * row + num_rows * row
+
+
+def read_kv_bytes(config: ModelConfig, itemsize: int, *, context_lens: Iterable[int]) -> int:
+    """Bytes of K and V that one decode step reads, for contexts that include the new token."""
+    row = 2 * config.num_key_value_heads * config.head_dim * itemsize
+    return row * sum(
+        min(context_len, window or context_len)
+        for context_len in context_lens
+        for window in config.sliding_windows
+    )
+
+
+def decode_bytes(config: ModelConfig, itemsize: int, *, context_lens: Iterable[int]) -> int:
+    """Bytes that one decode step reads: weights once, and the K and V of every context."""
+    context_lens = tuple(context_lens)
+    weights = read_weight_bytes(config, itemsize, num_rows=len(context_lens))
+    return weights + read_kv_bytes(config, itemsize, context_lens=context_lens)
+
+
+def layer_elements(config: ModelConfig) -> int:
+    """Elements of one layer's matrices, without biases and norms."""
+    shapes = layer_shapes(config).values()
+    return sum(math.prod(shape) for shape in shapes if len(shape) == 2)
+
+
+def prefill_flops(config: ModelConfig, *, prompt_len: int) -> int:
+    """Multiplications and additions of the products of one prompt, and of its last token's logits.
+
+    Attention counts the keys that a query sees. What norms, RoPE and SwiGLU compute is left out.
+    """
+    linear = 2 * prompt_len * config.num_hidden_layers * layer_elements(config)
+    q_size = config.num_attention_heads * config.head_dim
+    pairs = sum(_seen_keys(prompt_len, window) for window in config.sliding_windows)
+    return linear + 4 * pairs * q_size + 2 * config.vocab_size * config.hidden_size
+
+
+def _seen_keys(num_tokens: int, window: int | None) -> int:
+    """Keys that the queries of a prompt see, all together."""
+    full = min(num_tokens, window or num_tokens)
+    return full * (full + 1) // 2 + (num_tokens - full) * full
