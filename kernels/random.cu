@@ -25,8 +25,8 @@ __global__ void random_normal(T* out, long long count, int seed_low, int seed_hi
   const long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   const long long first = 4 * j;
   if (first >= count) return;
-  const PhiloxWords random = philox({{(unsigned)j, (unsigned)(j >> 32), 1, 0}},
-                                    (unsigned)seed_low, (unsigned)seed_high);
+  const PhiloxWords random =
+      philox({{(unsigned)j, (unsigned)(j >> 32), 1, 0}}, (unsigned)seed_low, (unsigned)seed_high);
   float normal[4];
   box_muller(random.word[0], random.word[1], normal);
   box_muller(random.word[2], random.word[3], normal + 2);

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from backends import BACKENDS, DEVICE_BACKENDS, got, make_ops
-from tiny import MAX_MODEL_LEN, make_engine, tiny_config
 
+from backends import BACKENDS, DEVICE_BACKENDS, got, make_ops
 from llama_cu.bench.engines import random_weights
 from llama_cu.bench.roofs import Roofs, measure_roofs, read_sums
 from llama_cu.bench.run import Plan, Source, run_bench
@@ -29,6 +28,7 @@ from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.cli.main import run
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
+from tiny import MAX_MODEL_LEN, make_engine, tiny_config
 
 ROOFS = Roofs(1e9, 1e9, 1 << 20, 128)
 PLAN = Plan(batch_sizes=(1, 3), contexts=(17,), prompt_len=21, repeats=2, steps=5)
