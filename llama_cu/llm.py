@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from llama_cu.arguments import check_integer, check_number
-from llama_cu.checkpoint.checkpoint import open_checkpoint
+from llama_cu.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.checkpoint.tokenizer import StreamDecoder
-from llama_cu.checkpoint.weights import load_weights
+from llama_cu.checkpoint.weights import Weights, load_weights
 from llama_cu.engine import Engine
 from llama_cu.errors import BackendUnavailable, ModelError, RequestError
 from llama_cu.kv_cache import allocate_kv_cache, kv_bytes_per_token
@@ -109,14 +110,7 @@ class LLM:
             on_compile=lambda name: report(f"compiling {name}", 0, 0),
         )
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
-        weights = load_weights(
-            checkpoint.folder,
-            config,
-            dtype=ops.dtype,
-            storage_dtype=ops.storage_dtype,
-            place=ops.place_weight,
-            progress=partial(report, "weights"),
-        )
+        weights = _load(checkpoint, ops, partial(report, "weights"))
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
         per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
         if kv_cache_bytes is None:
@@ -311,3 +305,16 @@ class LLM:
     def _abort(self, sequence: Sequence) -> None:
         with self._lock:
             self.engine.abort(sequence)
+
+
+def _load(checkpoint: Checkpoint, ops: Ops, progress: Callable[[int, int], None]) -> Weights:
+    with ops.weight_loader() or nullcontext() as loader:
+        return load_weights(
+            checkpoint.folder,
+            checkpoint.config,
+            dtype=ops.dtype,
+            storage_dtype=ops.storage_dtype,
+            place=ops.place_weight,
+            loader=loader,
+            progress=progress,
+        )
