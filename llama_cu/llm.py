@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -308,8 +309,15 @@ class LLM:
 
 
 def _load(checkpoint: Checkpoint, ops: Ops, progress: Callable[[int, int], None]) -> Weights:
-    with ops.weight_loader() or nullcontext() as loader:
-        return load_weights(
+    """The weights, and on a device the kernels that it will need, compiled meanwhile."""
+    with ops.weight_loader() or nullcontext() as loader, ThreadPoolExecutor(1) as beside:
+        kernels = None
+        if ops.device is not None:
+            from llama_cu.kernel_plan import plan_kernels  # nothing that a CPU needs to read
+
+            planned = plan_kernels(checkpoint.config, ops.dtype, ops.device)
+            kernels = beside.submit(ops.device.prepare, planned)
+        weights = load_weights(
             checkpoint.folder,
             checkpoint.config,
             dtype=ops.dtype,
@@ -318,3 +326,6 @@ def _load(checkpoint: Checkpoint, ops: Ops, progress: Callable[[int, int], None]
             loader=loader,
             progress=progress,
         )
+        if kernels is not None:
+            kernels.result()
+        return weights
