@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -190,6 +191,7 @@ def test_an_empty_launch_is_refused_where_cupy_would_launch_a_block(
     module = SimpleNamespace(get_function=lambda name: raw)
     device._cupy = SimpleNamespace(RawModule=lambda *, path: module)
     device._kernels, device._cache_dir, device._on_compile = {}, tmp_path, None
+    device._telling = Lock()
     device.arch = 90
     monkeypatch.setattr(cupy_device, "cached_cubin", lambda *args, **options: (tmp_path, "name"))
     kernel = device.kernel("swiglu", "swiglu", "float", 4)

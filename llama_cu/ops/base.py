@@ -13,6 +13,7 @@ import numpy as np
 
 from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.device import Device
+from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 
@@ -45,6 +46,9 @@ class Ops(Protocol):
 
     def place_weight(self, host: Array) -> Array:
         """`upload` of a weight, in the memory layout that the products read fastest."""
+
+    def weight_loader(self) -> WeightLoader | None:
+        """A loader that reads files by itself; None where weights are made on the host."""
 
     def download(self, array: Array) -> Array:
         """The array as NumPy; waits for the device."""

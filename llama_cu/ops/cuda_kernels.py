@@ -80,6 +80,7 @@ _LANES = (1, 2, 4, 8)
 
 # One row a kernel. A test compares it with what the suite asks a device for.
 TEMPLATES: tuple[Template, ...] = (
+    Template("convert", "convert", ("T", "T", (1, 8))),
     Template("decode", "begin_decode"),
     Template("gather", "gather", ("T", _LANES)),
     Template("bias", "fill_bias", ("T", _LANES)),

@@ -24,6 +24,7 @@ from llama_cu.ops.cuda_launch import (
     vector_lanes,
     whole_warps,
 )
+from llama_cu.ops.cuda_loader import CudaLoader
 from llama_cu.ops.cuda_sampling import (
     launch_edit_logits,
     launch_logprobs,
@@ -31,11 +32,14 @@ from llama_cu.ops.cuda_sampling import (
     launch_sample,
 )
 from llama_cu.ops.device import Device
+from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 
 _INT32 = np.dtype(np.int32)
 _FLOAT32 = np.dtype(np.float32)
+# Of a pinned buffer that weights go up through: enough to hide the start of each copy.
+_CHUNK_BYTES = 32 << 20
 
 
 class CudaOps(Ops):
@@ -55,6 +59,9 @@ class CudaOps(Ops):
 
     def place_weight(self, host: Array) -> Array:
         return self.upload(host)
+
+    def weight_loader(self) -> WeightLoader | None:
+        return CudaLoader(self.device, self.dtype, chunk_bytes=_CHUNK_BYTES)
 
     def download(self, array: Array) -> Array:
         return self.device.download(array)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from llama_cu.ops.cuda_kernels import (
     default_cache_dir,
     supported_archs,
 )
-from llama_cu.ops.device import Event, Graph, Kernel, check_copy, check_gemm
+from llama_cu.ops.device import Event, Graph, Kernel, KernelRequest, check_copy, check_gemm
 
 Array = Any
 
@@ -29,6 +31,7 @@ _OLDEST_CUPY = (14, 2)
 _REMEDY = "pip install 'llama-cu[cuda12]' (or [cuda13])"
 # What cuBLAS recommends for Hopper; more than enough for the others.
 _CUBLAS_WORKSPACE_BYTES = 32 << 20
+_COMPILE_THREADS = 8
 
 
 class CupyDevice:
@@ -54,7 +57,8 @@ class CupyDevice:
         self.arch = nearest_arch(int(device.compute_capability), supported_archs())
         self._cache_dir = cache_dir or default_cache_dir()
         self._on_compile = on_compile
-        self._kernels: dict[tuple[str, str, tuple[str | int, ...]], Kernel] = {}
+        self._telling = Lock()
+        self._kernels: dict[KernelRequest, Kernel] = {}
         workspace = self._cupy.empty(_CUBLAS_WORKSPACE_BYTES, np.uint8)
         self._cublas = Cublas(load_cublas(), workspace)
         # What graphs own comes from a pool of their own: nothing else is ever placed there.
@@ -128,6 +132,15 @@ class CupyDevice:
             self._kernels[request] = self._load(Specialisation(file, name, template_args))
         return self._kernels[request]
 
+    def prepare(self, requests: Sequence[KernelRequest]) -> None:
+        def compile_one(request: KernelRequest) -> None:
+            file, name, template_args = request
+            self._cubin(Specialisation(file, name, template_args))
+
+        with ThreadPoolExecutor(_COMPILE_THREADS, "compile") as threads:
+            for _ in threads.map(compile_one, requests):
+                pass  # raises what a compilation raised
+
     def gemm(
         self,
         a: Array,
@@ -152,10 +165,18 @@ class CupyDevice:
             stream=self._cupy.cuda.get_current_stream().ptr,
         )
 
-    def _load(self, specialisation: Specialisation) -> Kernel:
-        path, lowered_name = cached_cubin(
-            specialisation, arch=self.arch, cache_dir=self._cache_dir, on_compile=self._on_compile
+    def _cubin(self, specialisation: Specialisation) -> tuple[Path, str]:
+        return cached_cubin(
+            specialisation, arch=self.arch, cache_dir=self._cache_dir, on_compile=self._tell
         )
+
+    def _tell(self, name: str) -> None:
+        with self._telling:  # one at a time, whoever is told need not expect threads
+            if self._on_compile:
+                self._on_compile(name)
+
+    def _load(self, specialisation: Specialisation) -> Kernel:
+        path, lowered_name = self._cubin(specialisation)
         raw = self._cupy.RawModule(path=str(path)).get_function(lowered_name)
         allowed_shared_bytes = 0
 

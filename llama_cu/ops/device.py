@@ -16,6 +16,9 @@ Kernel = Callable[[tuple[int, ...], tuple[int, ...], Sequence[Any], int], None]
 """kernel(grid, block, args, shared_bytes): args are device arrays and NumPy scalars of the exact
 C width (np.int32, np.float32, np.uint64); never a bare int or float."""
 
+KernelRequest = tuple[str, str, tuple[str | int, ...]]
+"""What `Device.kernel` is asked for: file, name, template arguments."""
+
 
 class Event(Protocol):
     """A point in the queue of a device's work."""
@@ -90,6 +93,9 @@ class Device(Protocol):
 
         An argument that is None becomes a null pointer.
         """
+
+    def prepare(self, requests: Sequence[KernelRequest]) -> None:
+        """Compile these kernels side by side, as far as they are not cached. Any thread may ask."""
 
     def gemm(
         self,

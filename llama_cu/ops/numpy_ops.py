@@ -19,6 +19,7 @@ from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRo
 from llama_cu.ops.base import Ops
 from llama_cu.ops.numpy_attention import attention, unseen
 from llama_cu.ops.numpy_sampling import draw, edit, logprobs, mask
+from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 
@@ -76,6 +77,9 @@ class NumpyOps(Ops):
         taken = self._chunk[:size]
         self._chunk = self._chunk[-(-size // _LINE_ELEMENTS) * _LINE_ELEMENTS :]
         return taken
+
+    def weight_loader(self) -> WeightLoader | None:
+        return None
 
     def download(self, array: Array) -> Array:
         return array

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llama_cu.ops.cuda_kernels import KERNEL_DIR, Specialisation
-from llama_cu.ops.device import Kernel, check_copy, check_gemm
+from llama_cu.ops.device import Kernel, KernelRequest, check_copy, check_gemm
 from tests.cuda_on_cpu import arguments
 from tests.cuda_on_cpu.build import build
 from tests.cuda_on_cpu.bundles import bundle
@@ -51,7 +51,8 @@ class CpuDevice:
     ) -> None:
         self.num_multiprocessors = num_multiprocessors
         self.max_shared_bytes = max_shared_bytes  # default: of sm_75, the smallest we run on
-        self.requests: set[tuple[str, str, tuple[str | int, ...]]] = set()
+        self.requests: set[KernelRequest] = set()
+        self.prepared: set[KernelRequest] = set()
         self._sanitize = bool(os.environ.get(SANITIZE_VARIABLE)) if sanitize is None else sanitize
         self._order = _order(os.environ.get(ORDER_VARIABLE, "forward") if order is None else order)
         self._kernel_dir = kernel_dir
@@ -60,7 +61,7 @@ class CpuDevice:
         self._queue = WorkQueue(lazy=lazy)
         self._arena: Arena | None = None
         self._libraries: dict[Path, Library] = {}
-        self._kernels: dict[tuple[str, str, tuple[str | int, ...]], Kernel] = {}
+        self._kernels: dict[KernelRequest, Kernel] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """A C-contiguous array whose bytes are all 0xFF, guarded on both sides."""
@@ -123,6 +124,10 @@ class CpuDevice:
             self._kernels[request] = self._load(Specialisation(file, name, template_args))
             self.requests.add(request)
         return self._kernels[request]
+
+    def prepare(self, requests: Sequence[KernelRequest]) -> None:
+        """Remember what was announced; it is compiled when it is asked for."""
+        self.prepared.update(requests)
 
     def gemm(
         self,
