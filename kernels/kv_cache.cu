@@ -2,7 +2,8 @@
 //
 //   k, v              [num_tokens, num_kv_heads * head_dim]  T; tokens token_stride apart
 //   k_cache, v_cache  [num_slots, num_kv_heads * head_dim]   T, contiguous
-//   slot_mapping      [num_tokens]                           int32, each slot at most once
+//   slot_mapping      [num_tokens]                           int32, each slot at most once;
+//                     negative: the token is not stored
 //
 //   grid    num_tokens blocks; block b owns token b
 //   block   up to 256 threads; thread t owns vectors t, t + blockDim.x, ... of K and of V
@@ -13,6 +14,7 @@
 template <typename T, int LANES>
 __global__ void store_kv(const T* k, const T* v, T* k_cache, T* v_cache, const int* slot_mapping,
                          int width, long long token_stride) {
+  if (slot_mapping[blockIdx.x] < 0) return;
   const int num_vecs = width / LANES;
   const auto* k_row = reinterpret_cast<const Vec<T, LANES>*>(k + blockIdx.x * token_stride);
   const auto* v_row = reinterpret_cast<const Vec<T, LANES>*>(v + blockIdx.x * token_stride);

@@ -76,17 +76,24 @@ class Template:
 
 
 _LANES = (1, 2, 4, 8)
+_HALVES = ("__half", "__nv_bfloat16")
+_MATVEC_ROWS = (1, 2, 4, 8)
 
 # One row a kernel. A test compares it with what the suite asks a device for.
 TEMPLATES: tuple[Template, ...] = (
     Template("gather", "gather", ("T", _LANES)),
     Template("bias", "fill_bias", ("T", _LANES)),
     Template("bias", "add_bias", ("T", _LANES)),
+    Template("matvec", "matvec", ("float", (1, 4), _MATVEC_ROWS, 0)),
+    Template("matvec", "matvec", ("float", 4, _MATVEC_ROWS, 1)),
+    Template("matvec", "matvec", (_HALVES, (1, 8), _MATVEC_ROWS, 0)),
+    Template("matvec", "matvec", (_HALVES, 8, _MATVEC_ROWS, 1)),
     Template("rms_norm", "rms_norm", ("T", _LANES)),
     Template("rms_norm", "head_norm", ("T", _LANES)),
     Template("rope", "rope_angles"),
     Template("rope", "rope", ("T", _LANES)),
     Template("kv_cache", "store_kv", ("T", _LANES)),
+    Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1))),
     Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM")),
     Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8))),
     Template("attention_decode", "attention_merge", ("T",)),

@@ -153,8 +153,13 @@ class NumpyOps(Ops):
     def store_kv(
         self, k: Array, v: Array, k_cache: Array, v_cache: Array, slot_mapping: Array
     ) -> None:
-        # an index array for one token costs more than the copy
-        slots = slot_mapping.item() if slot_mapping.size == 1 else slot_mapping
+        if slot_mapping.size == 1:
+            # an index array for one token costs more than the copy
+            if (slots := slot_mapping.item()) < 0:
+                return
+        elif (slots := slot_mapping).size and slots.min() < 0:
+            stored = slots >= 0
+            k, v, slots = k[stored], v[stored], slots[stored]
         k_cache.reshape(-1, *k.shape[1:])[slots] = k
         v_cache.reshape(-1, *v.shape[1:])[slots] = v
 

@@ -1,0 +1,156 @@
+"""Launches of matvec.cu: products with few rows of activations, and what may be fused with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from llama_cu.ops.cuda_kernels import C_TYPES
+from llama_cu.ops.cuda_launch import ceil_div, check, check_array, launch
+from llama_cu.ops.device import Device
+
+Array = Any
+
+# Beyond, a weight that is read once serves so many rows that tensor cores are needed.
+MAX_MATVEC_ROWS = 8
+
+# As in matvec.cu: a tile's rows of the weight, a block's warps, and the blocks of that many warps
+# that the registers of a multiprocessor hold.
+_TILE_ROWS = 2
+_MAX_WARPS = 8
+_BLOCKS_PER_MULTIPROCESSOR = {1: 3, 2: 3, 4: 2, 8: 2}
+
+# Below this many rows of the weight more warps than one share each: about what it takes to have
+# 16 KB on their way to each of 132 multiprocessors. It is a constant, not the device's, because
+# the split decides the order of the sums.
+_FILLING_ROWS = 4096
+# A split leaves each lane at least so many vectors of a row.
+_MIN_VECTORS = 2
+
+
+class Epilogue(IntEnum):
+    """What becomes of a product; as in matvec.cu."""
+
+    STORE = 0
+    ADD = 1
+    SWIGLU = 2
+    FLOAT32 = 3
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The RMSNorm that x goes through first."""
+
+    weight: Array  # [in_size]
+    eps: float
+
+
+def split_log2(num_vectors: int, weight_rows: int) -> int:
+    """How many warps share a row of the weight, as a power of two; at most 8 do.
+
+    It depends on the weight's shape and type alone, and with it the order of each sum.
+    """
+    split = 0
+    while (
+        2 << split <= _MAX_WARPS
+        and weight_rows << split < _FILLING_ROWS
+        and num_vectors >= 32 * _MIN_VECTORS << (split + 1)
+    ):
+        split += 1
+    return split
+
+
+def staged_bytes(x: Array) -> int:
+    """The shared memory that rows of x take, when they are normed on the way."""
+    return int((x.shape[0] + 1) * x.shape[1] * x.itemsize)
+
+
+def can_norm(device: Device, x: Array) -> bool:
+    """Whether a norm may be fused: two blocks must find room on a multiprocessor.
+
+    In whole vectors only: there rms_norm.cu has the same order of sums, and a row that is normed
+    by the one kernel today and by the other tomorrow gets the same bits.
+    """
+    whole = x.shape[1] * x.itemsize % 16 == 0
+    return whole and 2 * staged_bytes(x) <= device.max_shared_bytes
+
+
+def launch_matvec(
+    device: Device,
+    x: Array,
+    *,
+    weight: Array,
+    out: Array,
+    epilogue: Epilogue,
+    bias: Array | None = None,
+    norm: Norm | None = None,
+) -> None:
+    """Queue out = epilogue(x weightᵀ), of 1 to MAX_MATVEC_ROWS rows.
+
+    x [num_rows, in_size] and weight [weight_rows, in_size], of one dtype. out is
+    [num_rows, weight_rows], for SWIGLU half as wide; FLOAT32 takes no bias.
+    """
+    num_rows, in_size = x.shape
+    weight_rows = weight.shape[0]
+    out_size = weight_rows // 2 if epilogue is Epilogue.SWIGLU else weight_rows
+    _check_operands(x, weight, out=out, out_size=out_size, epilogue=epilogue, bias=bias)
+    if norm is not None:
+        check_array("norm_linear: norm weight", norm.weight, shape=(in_size,), dtype=x.dtype)
+        check(can_norm(device, x), "norm_linear: x {} does not fit shared memory", x.shape)
+    whole = 16 // x.itemsize
+    lanes = 1 if in_size % whole else whole
+    split = split_log2(in_size // lanes, weight_rows)
+    rows = 1 << (num_rows - 1).bit_length()
+    tiles = out_size if epilogue is Epilogue.SWIGLU else ceil_div(out_size, _TILE_ROWS)
+    shared_bytes = 0 if norm is None else staged_bytes(x)
+    grid, block = _extents(device, tiles << split, 1 << split, rows, shared_bytes)
+    normed = int(norm is not None)
+    kernel = device.kernel("matvec", "matvec", C_TYPES[x.dtype.name], lanes, rows, normed)
+    arrays = (x, norm.weight if norm else None, weight, bias)
+    outs = (None, out) if epilogue is Epilogue.FLOAT32 else (out, None)
+    sizes = (np.int32(num_rows), np.int32(in_size), np.int32(out_size))
+    eps = np.float32(norm.eps if norm else 0)
+    args = (*arrays, *outs, *sizes, eps, np.int32(split), np.int32(epilogue))
+    launch(kernel, (grid,), block, *args, shared_bytes=shared_bytes)
+
+
+def _check_operands(
+    x: Array,
+    weight: Array,
+    *,
+    out: Array,
+    out_size: int,
+    epilogue: Epilogue,
+    bias: Array | None,
+) -> None:
+    num_rows, in_size = x.shape
+    weight_rows = weight.shape[0]
+    fits = 1 <= num_rows <= MAX_MATVEC_ROWS
+    check(fits, "linear: x must have 1 to {} rows here, got {}", MAX_MATVEC_ROWS, num_rows)
+    check_array("linear: x", x, shape=(num_rows, in_size), dtype=x.dtype)
+    check_array("linear: weight", weight, shape=(weight_rows, in_size), dtype=x.dtype)
+    check(weight.size < 2**32, "linear: weight {} has too many elements", weight.shape)
+    check(num_rows * out_size < 2**31, "linear: out [{}, {}] is too large", num_rows, out_size)
+    halves = epilogue is not Epilogue.SWIGLU or weight_rows == 2 * out_size
+    check(halves, "norm_swiglu: weight must have gate and up, got {}", weight.shape)
+    out_dtype = np.float32 if epilogue is Epilogue.FLOAT32 else x.dtype
+    check_array("linear: out", out, shape=(num_rows, out_size), dtype=out_dtype)
+    if bias is not None:
+        check(epilogue is not Epilogue.FLOAT32, "logits: there is no bias")
+        check_array("linear: bias", bias, shape=(weight_rows,), dtype=x.dtype)
+
+
+def _extents(
+    device: Device, num_warps: int, least_warps: int, rows: int, shared_bytes: int
+) -> tuple[int, int]:
+    """Grid and block: as many blocks as the device holds at once, of fewer warps if few suffice."""
+    warps = _MAX_WARPS
+    while warps > least_warps and ceil_div(num_warps, warps) < device.num_multiprocessors:
+        warps //= 2
+    held = _BLOCKS_PER_MULTIPROCESSOR[rows] * (_MAX_WARPS // warps)
+    if shared_bytes:
+        held = min(held, device.max_shared_bytes // shared_bytes)
+    return min(ceil_div(num_warps, warps), held * device.num_multiprocessors), 32 * warps
