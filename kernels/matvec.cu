@@ -1,5 +1,5 @@
-// Products of a weight with 1 to 8 rows of activations, as decoding needs them:
-//   out[m] = weight x[m]           x[m] is normed first (RMSNorm) where NORM is set
+// Products of a weight with 1 to 8 rows of activations, as decoding needs them, with what stands
+// before them (RMSNorm, where NORM) and behind:  out[m] = epilogue(weight norm(x[m]))
 //
 //   x            [num_rows, in_size]   T, contiguous like all others, vector-aligned
 //   norm_weight  [in_size]             T, read where NORM is set
@@ -11,25 +11,27 @@
 //                  kSwiglu  out = silu(gate) * up, gate and up rounded before
 //   logits       [num_rows, out_size]  float32, the product, for kFloat32 alone
 //
-//   grid    any number of blocks: a block takes tiles b, b + gridDim.x, ... of all
-//   block   1 to 8 warps, warps_per_row of them (1, 2, 4, 8) side by side on the same rows of the
-//           weight, kRows at once. Lane l of slice s reads vectors 32 s + l, and so on in steps of
-//           32 * warps_per_row, kSteps of them before it uses the first.
+//   grid    any number of blocks: a tile is two rows of the weight, of gate and up one each, and
+//           blocks take as many tiles as they have slots in turn
+//   block   1 to 8 warps; 2^split_log2 of them side by side are a slot. Of a row, lane l of the
+//           slot's warp s reads vectors 32 s + l, and so on in steps of 32 * 2^split_log2
 //   memory  reads weight once; bandwidth-bound at 1 flop per byte and row of x. 8 vectors of each
-//           thread are in flight, also over the norm before and the sums behind a tile: the next
-//           tile's first vectors are asked for before this one's lanes are added up. x comes from
-//           L1; NORM keeps num_rows + 1 rows of in_size in dynamic shared memory
-//   needs   in_size % LANES == 0, 1 <= num_rows <= ROWS, warps a multiple of warps_per_row
+//           thread are on their way, a next one asked for when one was used: also while x is
+//           normed, and while a tile's sums are added up. x is read from L1; NORM keeps
+//           num_rows + 1 rows of in_size in dynamic shared memory
+//   needs   1 <= num_rows <= ROWS, in_size a multiple of 16 bytes where WHOLE (else vectors are
+//           one element), 2^split_log2 dividing the warps, products and elements of weight that
+//           int and unsigned can count
 //
-// The order of each sum depends on in_size, LANES and warps_per_row, and on nothing else: not on
-// num_rows, ROWS, the grid, or the number of warps. Launchers choose warps_per_row by the shape of
-// the weight, so a row's result never depends on its neighbours.
+// The order of each sum depends on in_size, WHOLE and split_log2, and on nothing else: not on
+// num_rows, ROWS, grid or block. The launcher chooses the split by the shape of the weight, so
+// what a row of x gives never depends on its neighbours.
 #include "norm.cuh"
 
-constexpr int kMaxWarps = 8;
 constexpr int kThreads = 256;
-constexpr int kRows = 2;
-constexpr int kSteps = 4;
+constexpr int kMaxWarps = 8;
+constexpr int kRows = 2;              // of the weight in a tile
+constexpr int kSteps = 4;             // vectors of each that a thread has on their way
 constexpr int kMaxNormThreads = 512;  // of rms_norm.cu, whose order of sums is kept
 
 enum Epilogue { kStore, kAdd, kSwiglu, kFloat32 };
@@ -157,7 +159,7 @@ __device__ inline void stage_normed(const T* x, const T* norm_weight, Vec<T, LAN
   __syncthreads();  // every normed vector is there
 }
 
-// The sum that a lane has of a finished tile: its place in out and what is added to it.
+// The sum that a lane has of a finished tile: its place in out, and what is added to it.
 struct Value {
   int at;  // -1 where the lane has nothing to store
   float addend;
@@ -169,77 +171,89 @@ __device__ inline Value value_of_lane(int first, int num_rows, int out_size, con
   constexpr int kLanesEach = kWarpSize / (kRows * ROWS);
   const int lane = threadIdx.x % kWarpSize;
   const int r = lane / kLanesEach / ROWS, m = lane / kLanesEach % ROWS;
-  const bool up = epilogue == kSwiglu && r >= kRows / 2;
-  const int output = first + (up ? r - kRows / 2 : r);
+  const bool up = epilogue == kSwiglu && r == 1;
+  const int output = up ? first : first + r;
   const bool wanted = lane % kLanesEach == 0 && m < num_rows && output < out_size;
   Value value = {wanted && !up ? m * out_size + output : -1, 0.0f};
   if (wanted && epilogue == kAdd) value.addend = float(out[value.at]);
-  if (wanted && bias) value.addend = float(T(value.addend + float(bias[up ? out_size + output : output])));
+  if (wanted && bias)
+    value.addend = float(T(value.addend + float(bias[up ? out_size + output : output])));
   return value;
 }
 
-template <typename T, int LANES, int ROWS, bool NORM>
+// A whole warp calls it; of gate and up, the lane of up is kWarpSize / 2 above that of gate.
+template <typename T>
+__device__ inline void store(Value value, float sum, T* out, float* logits, int epilogue) {
+  T result = T(sum + value.addend);
+  if (epilogue == kSwiglu) {
+    const float up = __shfl_xor_sync(kFullMask, float(result), kWarpSize / 2);
+    result = T(silu(float(result)) * up);
+  }
+  if (value.at < 0) return;
+  if (epilogue == kFloat32)
+    logits[value.at] = sum;
+  else
+    out[value.at] = result;
+}
+
+template <typename T, bool WHOLE, int ROWS, bool NORM>
 __global__ void __launch_bounds__(kThreads, ROWS <= 2 ? 3 : 2)
     matvec(const T* x, const T* norm_weight, const T* weight, const T* bias, T* out, float* logits,
            int num_rows, int in_size, int out_size, float eps, int split_log2, int epilogue) {
-  using Vector = Vec<T, LANES>;
-  using Words = WordOf<Vector>;
+  constexpr int kLanes = WHOLE ? 16 / sizeof(T) : 1;
+  using Words = WordOf<Vec<T, kLanes>>;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float partial[2][kMaxWarps][kWarpSize];
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
-  const int split = 1 << split_log2;
-  const int slice = warp & (split - 1);
-  const int num_vecs = in_size / LANES;
-  const int stride = split * kWarpSize;
-  const bool pairs = epilogue == kSwiglu;
-  const int tile_outputs = pairs ? kRows / 2 : kRows;
-  const int block_outputs = (int(blockDim.x) / kWarpSize >> split_log2) * tile_outputs;
+  const int slice = warp & ((1 << split_log2) - 1);
+  const int num_vecs = in_size / kLanes;
+  const int stride = kWarpSize << split_log2;
   const int from = slice * kWarpSize + lane;
+  const int tile_outputs = epilogue == kSwiglu ? 1 : kRows;
+  const int block_outputs = int(blockDim.x) / kWarpSize * tile_outputs >> split_log2;
+  const int grid_outputs = gridDim.x * block_outputs;
 
-  unsigned rows[kRows];  // where they begin, in vectors
+  unsigned rows[kRows];  // where the tile's begin, in vectors
   Words w[kSteps][kRows];
-  // Rows past the last are the last again, and not stored; a tile past the last has no vectors.
   const auto point_at = [&](int first) {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const bool up = pairs && r >= kRows / 2;
-      const int output = min(up ? first + r - kRows / 2 : first + r, out_size - 1);
-      rows[r] = unsigned(up ? out_size + output : output) * num_vecs + from;
-    }
+    // An odd number of rows ends with the last one twice; its second sums are not stored.
+    const int second = epilogue == kSwiglu ? out_size + first : min(first + 1, out_size - 1);
+    rows[0] = unsigned(first) * num_vecs + from;
+    rows[1] = unsigned(second) * num_vecs + from;
   };
   const auto load = [&](int step, int first, int end) {
     const int i = first + step * stride;
-    if (i + from >= end) return;
+    if (from + i >= end) return;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) w[step][r] = __ldcs(reinterpret_cast<const Words*>(weight) + (rows[r] + i));
+    for (int r = 0; r < kRows; ++r)
+      w[step][r] = __ldcs(reinterpret_cast<const Words*>(weight) + (rows[r] + i));
   };
 
-  int tile = blockIdx.x * block_outputs + (warp >> split_log2) * tile_outputs;
-  int end = tile < out_size ? num_vecs : 0;
+  int block = blockIdx.x * block_outputs;  // the first output of its slots
+  int tile = block + (warp >> split_log2) * tile_outputs;
+  int end = tile < out_size ? num_vecs : 0;  // a tile past the last has no vectors
   point_at(tile);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) load(step, 0, end);
 
   const auto* x_words = reinterpret_cast<const Words*>(x) + from;
   if (NORM) {
-    auto* staged = reinterpret_cast<Vector*>(shared);
-    stage_normed<T, LANES, ROWS>(x, norm_weight, staged, num_rows, in_size, eps);
+    auto* staged = reinterpret_cast<Vec<T, kLanes>*>(shared);
+    stage_normed<T, kLanes, ROWS>(x, norm_weight, staged, num_rows, in_size, eps);
     x_words = reinterpret_cast<const Words*>(shared) + from;
   }
-  int parity = 0;
-  for (int block = blockIdx.x * block_outputs; block < out_size;) {
-    Value value = {-1, 0.0f};
-    if (slice == 0)
-      value = value_of_lane<T, ROWS>(tile, num_rows, out_size, bias, out, epilogue);
-    float sums[(kRows * ROWS)] = {};
-    for (int first = 0, next, next_end; ; first = next) {
-      // What is loaded next: of these rows, or of the next tile's.
-      next = first + kSteps * stride;
-      next_end = end;
-      const bool last = next >= end;
-      if (last) {
-        tile += gridDim.x * block_outputs;
+
+  for (int parity = 0; block < out_size; block += grid_outputs, parity ^= 1) {
+    Value value = {-1, 0.0f};  // asked for early, its addend has a latency of its own
+    if (slice == 0) value = value_of_lane<T, ROWS>(tile, num_rows, out_size, bias, out, epilogue);
+    float sums[kRows * ROWS] = {};
+    bool last = false;
+    for (int first = 0; !last;) {
+      int next = first + kSteps * stride, next_end = end;
+      last = next >= end;
+      if (last) {  // the vectors to load next are of another tile
+        tile += grid_outputs;
         next = 0;
         next_end = tile < out_size ? num_vecs : 0;
         point_at(tile);
@@ -247,45 +261,34 @@ __global__ void __launch_bounds__(kThreads, ROWS <= 2 ? 3 : 2)
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         const int i = first + step * stride;
-        if (i + from < end) {
+        if (from + i < end) {
 #pragma unroll
           for (int m = 0; m < ROWS; ++m) {
-            float x_values[LANES];
+            float x_values[kLanes];
             unpack<T>(x_words[(m < num_rows ? m * num_vecs : 0) + i], x_values);
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
-              float w_values[LANES];
+              float w_values[kLanes];
               unpack<T>(w[step][r], w_values);
 #pragma unroll
-              for (int k = 0; k < LANES; ++k)
+              for (int k = 0; k < kLanes; ++k)
                 sums[r * ROWS + m] = fmaf(w_values[k], x_values[k], sums[r * ROWS + m]);
             }
           }
         }
         load(step, next, next_end);
       }
+      first = next;
       end = next_end;
-      if (last) break;
     }
-    block += gridDim.x * block_outputs;
 
     float sum = warp_sums(sums);
-    if (split > 1) {
+    if (split_log2 > 0) {
       partial[parity][warp][lane] = sum;
-      __syncthreads();  // partials are there; those of the other parity have been read
-      for (int s = 1; s < split && slice == 0; ++s) sum += partial[parity][warp + s][lane];
-      parity ^= 1;
-      if (slice > 0) continue;
+      __syncthreads();  // partials are there, and those of the other parity have been read
+      for (int s = slice + 1; slice == 0 && s < 1 << split_log2; ++s)
+        sum += partial[parity][warp + s][lane];
     }
-    if (epilogue == kFloat32) {
-      if (value.at >= 0) logits[value.at] = sum;
-      continue;
-    }
-    T result = T(sum + value.addend);
-    if (pairs) {
-      const float up = __shfl_xor_sync(kFullMask, float(result), kWarpSize / 2);
-      result = T(silu(float(result)) * up);
-    }
-    if (value.at >= 0) out[value.at] = result;
+    if (slice == 0) store(value, sum, out, logits, epilogue);
   }
 }

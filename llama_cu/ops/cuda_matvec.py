@@ -78,37 +78,54 @@ def can_norm(device: Device, x: Array) -> bool:
     return whole and 2 * staged_bytes(x) <= device.max_shared_bytes
 
 
-def launch_matvec(
+def matvec(
     device: Device,
     x: Array,
     *,
     weight: Array,
-    out: Array,
-    epilogue: Epilogue,
     bias: Array | None = None,
+    residual: Array | None = None,
     norm: Norm | None = None,
-) -> None:
-    """Queue out = epilogue(x weightᵀ), of 1 to MAX_MATVEC_ROWS rows.
+    epilogue: Epilogue = Epilogue.STORE,
+) -> Array:
+    """x weightᵀ of 1 to MAX_MATVEC_ROWS rows, after the epilogue: [num_rows, out_size].
 
-    x [num_rows, in_size] and weight [weight_rows, in_size], of one dtype. out is
-    [num_rows, weight_rows], for SWIGLU half as wide; FLOAT32 takes no bias.
+    x [num_rows, in_size] and weight [weight_rows, in_size] have one dtype. out_size is
+    weight_rows, or half of it for SWIGLU. A residual means ADD, and is returned; FLOAT32 takes no
+    bias. ValueError for arrays that do not fit.
     """
-    num_rows, in_size = x.shape
-    weight_rows = weight.shape[0]
-    out_size = weight_rows // 2 if epilogue is Epilogue.SWIGLU else weight_rows
-    _check_operands(x, weight, out=out, out_size=out_size, epilogue=epilogue, bias=bias)
-    if norm is not None:
-        check_array("norm_linear: norm weight", norm.weight, shape=(in_size,), dtype=x.dtype)
-        check(can_norm(device, x), "norm_linear: x {} does not fit shared memory", x.shape)
-    whole = 16 // x.itemsize
-    lanes = 1 if in_size % whole else whole
-    split = split_log2(in_size // lanes, weight_rows)
+    if residual is not None:
+        epilogue = Epilogue.ADD
+    _check_operands(x, weight, bias=bias, norm=norm, epilogue=epilogue)
+    halves = 2 if epilogue is Epilogue.SWIGLU else 1
+    shape = (x.shape[0], weight.shape[0] // halves)
+    check(shape[0] * shape[1] < 2**31, "linear: {} products are too many", shape)
+    dtype = np.dtype(np.float32) if epilogue is Epilogue.FLOAT32 else x.dtype
+    out = device.empty(shape, dtype) if residual is None else residual
+    check_array("linear: residual", out, shape=shape, dtype=dtype)
+    _launch(device, x, weight=weight, bias=bias, norm=norm, epilogue=epilogue, out=out)
+    return out
+
+
+def _launch(
+    device: Device,
+    x: Array,
+    *,
+    weight: Array,
+    bias: Array | None,
+    norm: Norm | None,
+    epilogue: Epilogue,
+    out: Array,
+) -> None:
+    (num_rows, in_size), out_size = x.shape, out.shape[1]
+    whole = in_size * x.itemsize % 16 == 0
+    split = split_log2(in_size * x.itemsize // 16 if whole else in_size, weight.shape[0])
     rows = 1 << (num_rows - 1).bit_length()
     tiles = out_size if epilogue is Epilogue.SWIGLU else ceil_div(out_size, _TILE_ROWS)
     shared_bytes = 0 if norm is None else staged_bytes(x)
     grid, block = _extents(device, tiles << split, 1 << split, rows, shared_bytes)
-    normed = int(norm is not None)
-    kernel = device.kernel("matvec", "matvec", C_TYPES[x.dtype.name], lanes, rows, normed)
+    c_type, normed = C_TYPES[x.dtype.name], int(norm is not None)
+    kernel = device.kernel("matvec", "matvec", c_type, int(whole), rows, normed)
     arrays = (x, norm.weight if norm else None, weight, bias)
     outs = (None, out) if epilogue is Epilogue.FLOAT32 else (out, None)
     sizes = (np.int32(num_rows), np.int32(in_size), np.int32(out_size))
@@ -118,29 +135,24 @@ def launch_matvec(
 
 
 def _check_operands(
-    x: Array,
-    weight: Array,
-    *,
-    out: Array,
-    out_size: int,
-    epilogue: Epilogue,
-    bias: Array | None,
+    x: Array, weight: Array, *, bias: Array | None, norm: Norm | None, epilogue: Epilogue
 ) -> None:
     num_rows, in_size = x.shape
     weight_rows = weight.shape[0]
     fits = 1 <= num_rows <= MAX_MATVEC_ROWS
-    check(fits, "linear: x must have 1 to {} rows here, got {}", MAX_MATVEC_ROWS, num_rows)
+    check(fits, "linear: x must have 1 to {} rows, got {}", MAX_MATVEC_ROWS, num_rows)
     check_array("linear: x", x, shape=(num_rows, in_size), dtype=x.dtype)
     check_array("linear: weight", weight, shape=(weight_rows, in_size), dtype=x.dtype)
     check(weight.size < 2**32, "linear: weight {} has too many elements", weight.shape)
-    check(num_rows * out_size < 2**31, "linear: out [{}, {}] is too large", num_rows, out_size)
-    halves = epilogue is not Epilogue.SWIGLU or weight_rows == 2 * out_size
-    check(halves, "norm_swiglu: weight must have gate and up, got {}", weight.shape)
-    out_dtype = np.float32 if epilogue is Epilogue.FLOAT32 else x.dtype
-    check_array("linear: out", out, shape=(num_rows, out_size), dtype=out_dtype)
+    paired = epilogue is not Epilogue.SWIGLU or weight_rows % 2 == 0
+    check(paired, "norm_swiglu: weight must be gate and up, got {}", weight.shape)
     if bias is not None:
-        check(epilogue is not Epilogue.FLOAT32, "logits: there is no bias")
+        check(epilogue is not Epilogue.FLOAT32, "logits take no bias, got {}", bias.shape)
         check_array("linear: bias", bias, shape=(weight_rows,), dtype=x.dtype)
+    if norm is not None:
+        whole = x.shape[1] * x.itemsize % 16 == 0
+        check(whole, "linear: x {} {} cannot be normed on the way", x.shape, x.dtype)
+        check_array("rms_norm: weight", norm.weight, shape=(in_size,), dtype=x.dtype)
 
 
 def _extents(

@@ -25,7 +25,7 @@ from llama_cu.ops.cuda_launch import (
     vector_lanes,
     whole_warps,
 )
-from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS, Epilogue, Norm, can_norm, launch_matvec
+from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS, Epilogue, Norm, can_norm, matvec
 from llama_cu.ops.cuda_sampling import (
     launch_edit_logits,
     launch_logprobs,
@@ -84,11 +84,9 @@ class CudaOps(Ops):
         shape = self._product_shape(x, weight)
         if residual is not None:
             check_array("linear: residual", residual, shape=shape, dtype=self.dtype)
-        out = self.empty(shape) if residual is None else residual
         if _are_few(x):
-            epilogue = Epilogue.STORE if residual is None else Epilogue.ADD
-            launch_matvec(self.device, x, weight=weight, out=out, epilogue=epilogue, bias=bias)
-            return out
+            return matvec(self.device, x, weight=weight, bias=bias, residual=residual)
+        out = self.empty(shape) if residual is None else residual
         if bias is not None:
             self._launch_bias("fill_bias" if residual is None else "add_bias", bias, out=out)
         adds = bias is not None or residual is not None
@@ -96,11 +94,11 @@ class CudaOps(Ops):
         return out
 
     def logits(self, x: Array, weight: Array) -> Array:
-        out = self.device.empty(self._product_shape(x, weight), _FLOAT32)
+        shape = self._product_shape(x, weight)
         if _are_few(x):
-            launch_matvec(self.device, x, weight=weight, out=out, epilogue=Epilogue.FLOAT32)
-        else:
-            self._multiply(x, weight, out=out, beta=0.0)
+            return matvec(self.device, x, weight=weight, epilogue=Epilogue.FLOAT32)
+        out = self.device.empty(shape, _FLOAT32)
+        self._multiply(x, weight, out=out, beta=0.0)
         return out
 
     def norm_linear(
@@ -108,30 +106,19 @@ class CudaOps(Ops):
     ) -> Array:
         if not _are_few(x):
             return super().norm_linear(x, norm_weight, eps, weight, bias)
-        out = self.empty(self._product_shape(x, weight))
-        self._normed_matvec(
-            x, Norm(norm_weight, eps), weight, out=out, epilogue=Epilogue.STORE, bias=bias
-        )
-        return out
+        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.STORE, bias)
 
     def norm_swiglu(
         self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
     ) -> Array:
         if not _are_few(x):
             return super().norm_swiglu(x, norm_weight, eps, weight, bias)
-        num_rows, weight_rows = self._product_shape(x, weight)
-        out = self.empty((num_rows, weight_rows // 2))
-        self._normed_matvec(
-            x, Norm(norm_weight, eps), weight, out=out, epilogue=Epilogue.SWIGLU, bias=bias
-        )
-        return out
+        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.SWIGLU, bias)
 
     def norm_logits(self, x: Array, norm_weight: Array, eps: float, weight: Array) -> Array:
         if not _are_few(x):
             return super().norm_logits(x, norm_weight, eps, weight)
-        out = self.device.empty(self._product_shape(x, weight), _FLOAT32)
-        self._normed_matvec(x, Norm(norm_weight, eps), weight, out=out, epilogue=Epilogue.FLOAT32)
-        return out
+        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.FLOAT32, None)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         num_tokens, hidden_size = x.shape
@@ -269,26 +256,14 @@ class CudaOps(Ops):
         launch(kernel, grid, 256, bias, out, np.int32(size))
 
     def _normed_matvec(
-        self,
-        x: Array,
-        norm: Norm,
-        weight: Array,
-        *,
-        out: Array,
-        epilogue: Epilogue,
-        bias: Array | None = None,
-    ) -> None:
+        self, x: Array, norm: Norm, weight: Array, epilogue: Epilogue, bias: Array | None
+    ) -> Array:
         """The product of few rows, normed on the way where that is possible, else before."""
-        fused = can_norm(self.device, x)
-        launch_matvec(
-            self.device,
-            x if fused else self.rms_norm(x, norm.weight, norm.eps),
-            weight=weight,
-            out=out,
-            epilogue=epilogue,
-            bias=bias,
-            norm=norm if fused else None,
-        )
+        self._product_shape(x, weight)
+        if can_norm(self.device, x):
+            return matvec(self.device, x, weight=weight, bias=bias, norm=norm, epilogue=epilogue)
+        normed = self.rms_norm(x, norm.weight, norm.eps)
+        return matvec(self.device, normed, weight=weight, bias=bias, epilogue=epilogue)
 
     def _product_shape(self, x: Array, weight: Array) -> tuple[int, int]:
         shapes = x.ndim == 2 and weight.ndim == 2 and x.shape[1] == weight.shape[1]
@@ -303,4 +278,4 @@ class CudaOps(Ops):
 
 
 def _are_few(x: Array) -> bool:
-    return 1 <= x.shape[0] <= MAX_MATVEC_ROWS
+    return 0 < len(x) <= MAX_MATVEC_ROWS
