@@ -197,7 +197,7 @@ __device__ inline void store(Value value, float sum, T* out, float* logits, int 
 }
 
 template <typename T, bool WHOLE, int ROWS, bool NORM>
-__global__ void __launch_bounds__(kThreads, ROWS <= 2 ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
     matvec(const T* x, const T* norm_weight, const T* weight, const T* bias, T* out, float* logits,
            int num_rows, int in_size, int out_size, float eps, int split_log2, int epilogue) {
   constexpr int kLanes = WHOLE ? 16 / sizeof(T) : 1;

@@ -75,26 +75,26 @@ class Template:
         )
 
 
-_UP_TO_8 = (1, 2, 4, 8)  # LANES and ROWS
+_LANES = (1, 2, 4, 8)
 
 # One row a kernel. A test compares it with what the suite asks a device for.
 TEMPLATES: tuple[Template, ...] = (
-    Template("gather", "gather", ("T", _UP_TO_8)),
-    Template("bias", "fill_bias", ("T", _UP_TO_8)),
-    Template("bias", "add_bias", ("T", _UP_TO_8)),
-    Template("matvec", "matvec", ("T", 0, _UP_TO_8, 0)),
-    Template("matvec", "matvec", ("T", 1, _UP_TO_8, (0, 1))),
-    Template("rms_norm", "rms_norm", ("T", _UP_TO_8)),
-    Template("rms_norm", "head_norm", ("T", _UP_TO_8)),
+    Template("gather", "gather", ("T", _LANES)),
+    Template("bias", "fill_bias", ("T", _LANES)),
+    Template("bias", "add_bias", ("T", _LANES)),
+    Template("matvec", "matvec", ("T", 0, 8, 0)),
+    Template("matvec", "matvec", ("T", 1, (1, 4, 8), (0, 1))),
+    Template("rms_norm", "rms_norm", ("T", _LANES)),
+    Template("rms_norm", "head_norm", ("T", _LANES)),
     Template("rope", "rope_angles"),
-    Template("rope", "rope", ("T", _UP_TO_8)),
-    Template("kv_cache", "store_kv", ("T", _UP_TO_8)),
-    Template("rotate_and_store", "rotate_and_store", ("T", _UP_TO_8, (0, 1))),
+    Template("rope", "rope", ("T", _LANES)),
+    Template("kv_cache", "store_kv", ("T", _LANES)),
+    Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1))),
     Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM")),
-    Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", _UP_TO_8)),
+    Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8))),
     Template("attention_decode", "attention_merge", ("T",)),
     Template("softmax", "softmax", ("T",)),
-    Template("swiglu", "swiglu", ("T", _UP_TO_8)),
+    Template("swiglu", "swiglu", ("T", _LANES)),
     Template("logits", "copy_logits"),
     Template("logits", "edit_logits"),
     Template("logits", "mask_logits"),

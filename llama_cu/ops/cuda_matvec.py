@@ -21,7 +21,7 @@ MAX_MATVEC_ROWS = 8
 # that the registers of a multiprocessor hold.
 _TILE_ROWS = 2
 _MAX_WARPS = 8
-_BLOCKS_PER_MULTIPROCESSOR = {1: 3, 2: 3, 4: 2, 8: 2}
+_BLOCKS_PER_MULTIPROCESSOR = {1: 3, 4: 2, 8: 2}
 
 # Below this many rows of the weight more warps than one share each: about what it takes to have
 # 16 KB on their way to each of 132 multiprocessors. It is a constant, not the device's, because
@@ -120,7 +120,9 @@ def _launch(
     (num_rows, in_size), out_size = x.shape, out.shape[1]
     whole = in_size * x.itemsize % 16 == 0
     split = split_log2(in_size * x.itemsize // 16 if whole else in_size, weight.shape[0])
-    rows = 1 << (num_rows - 1).bit_length()
+    # Of these the kernels are made; for rows that are not whole vectors, which no model of the
+    # family has, of the last alone.
+    rows = next(r for r in _BLOCKS_PER_MULTIPROCESSOR if r >= (num_rows if whole else 8))
     tiles = out_size if epilogue is Epilogue.SWIGLU else ceil_div(out_size, _TILE_ROWS)
     shared_bytes = 0 if norm is None else staged_bytes(x)
     grid, block = _extents(device, tiles << split, 1 << split, rows, shared_bytes)
