@@ -18,6 +18,7 @@
 //
 // It rounds where head_norm, rope and store_kv do: the normed value, then the turned one.
 #include "norm.cuh"
+#include "rope.cuh"
 
 // The turned pair of vectors; angles [2 * half_dim] are the token's.
 template <typename T, int LANES>
@@ -30,9 +31,10 @@ __device__ inline void rotate(Vec<T, LANES>& first, Vec<T, LANES>& second, const
     const auto sine = *reinterpret_cast<const Vec<float, kLoad>*>(angles + half_dim + at + from);
 #pragma unroll
     for (int k = 0; k < kLoad; ++k) {
-      const float x = float(first.lane[from + k]), y = float(second.lane[from + k]);
-      first.lane[from + k] = T(x * cosine.lane[k] - y * sine.lane[k]);
-      second.lane[from + k] = T(y * cosine.lane[k] + x * sine.lane[k]);
+      float x = float(first.lane[from + k]), y = float(second.lane[from + k]);
+      turn(x, y, cosine.lane[k], sine.lane[k]);
+      first.lane[from + k] = T(x);
+      second.lane[from + k] = T(y);
     }
   }
 }
