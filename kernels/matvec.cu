@@ -13,18 +13,18 @@
 //
 //   grid    any number of blocks: a tile is two rows of the weight, of gate and up one each, and
 //           blocks take as many tiles as they have slots in turn
-//   block   1 to 8 warps; 2^split_log2 of them side by side are a slot. Of a row, lane l of the
-//           slot's warp s reads vectors 32 s + l, and so on in steps of 32 * 2^split_log2
+//   block   32 to 256 threads in slots of slot_threads; thread t of a slot reads vectors t,
+//           t + slot_threads, ... of both rows
 //   memory  reads weight once; bandwidth-bound at 1 flop per byte and row of x. 8 vectors of each
 //           thread are on their way, a next one asked for when one was used: also while x is
 //           normed, and while a tile's sums are added up. x is read from L1; NORM keeps
 //           num_rows + 1 rows of in_size in dynamic shared memory
 //   needs   1 <= num_rows <= ROWS, in_size a multiple of 16 bytes where WHOLE (else vectors are
-//           one element), 2^split_log2 dividing the warps, products and elements of weight that
-//           int and unsigned can count
+//           one element), slot_threads a power of two from 32 that divides the block's, products
+//           that an int counts, and elements of weight that an unsigned counts
 //
-// The order of each sum depends on in_size, WHOLE and split_log2, and on nothing else: not on
-// num_rows, ROWS, grid or block. The launcher chooses the split by the shape of the weight, so
+// The order of each sum depends on in_size, WHOLE and slot_threads, and on nothing else: not on
+// num_rows, ROWS, grid or block. The launcher chooses slot_threads by the shape of the weight, so
 // what a row of x gives never depends on its neighbours.
 #include "norm.cuh"
 
@@ -62,7 +62,7 @@ constexpr bool kIsBfloat16<__nv_bfloat16> = true;
 
 // The elements of a vector's words as float.
 template <typename T, int LANES>
-__device__ inline void unpack(const WordOf<Vec<T, LANES>>& words, float (&values)[LANES]) {
+__device__ inline void unpack(WordOf<Vec<T, LANES>> words, float (&values)[LANES]) {
   if constexpr (kIsBfloat16<T> && LANES > 1) {
     // One instruction each; cuda_bf16.h takes two for the upper half of a word.
     const auto* bits = reinterpret_cast<const unsigned*>(&words);
@@ -199,19 +199,19 @@ __device__ inline void store(Value value, float sum, T* out, float* logits, int 
 template <typename T, bool WHOLE, int ROWS, bool NORM>
 __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
     matvec(const T* x, const T* norm_weight, const T* weight, const T* bias, T* out, float* logits,
-           int num_rows, int in_size, int out_size, float eps, int split_log2, int epilogue) {
+           int num_rows, int in_size, int out_size, float eps, int slot_threads, int epilogue) {
   constexpr int kLanes = WHOLE ? 16 / sizeof(T) : 1;
   using Words = WordOf<Vec<T, kLanes>>;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float partial[2][kMaxWarps][kWarpSize];
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
-  const int slice = warp & ((1 << split_log2) - 1);
+  const int slot_log2 = __ffs(slot_threads) - 1;
+  const int from = threadIdx.x & (slot_threads - 1);
+  const bool first_warp = from < kWarpSize;
   const int num_vecs = in_size / kLanes;
-  const int stride = kWarpSize << split_log2;
-  const int from = slice * kWarpSize + lane;
   const int tile_outputs = epilogue == kSwiglu ? 1 : kRows;
-  const int block_outputs = int(blockDim.x) / kWarpSize * tile_outputs >> split_log2;
+  const int block_outputs = int(blockDim.x) * tile_outputs >> slot_log2;
   const int grid_outputs = gridDim.x * block_outputs;
 
   unsigned rows[kRows];  // where the tile's begin, in vectors
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
     rows[1] = unsigned(second) * num_vecs + from;
   };
   const auto load = [&](int step, int first, int end) {
-    const int i = first + step * stride;
+    const int i = first + step * slot_threads;
     if (from + i >= end) return;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
   };
 
   int block = blockIdx.x * block_outputs;  // the first output of its slots
-  int tile = block + (warp >> split_log2) * tile_outputs;
+  int tile = block + (threadIdx.x >> slot_log2) * tile_outputs;
   int end = tile < out_size ? num_vecs : 0;  // a tile past the last has no vectors
   point_at(tile);
 #pragma unroll
@@ -246,11 +246,11 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
 
   for (int parity = 0; block < out_size; block += grid_outputs, parity ^= 1) {
     Value value = {-1, 0.0f};  // asked for early, its addend has a latency of its own
-    if (slice == 0) value = value_of_lane<T, ROWS>(tile, num_rows, out_size, bias, out, epilogue);
+    if (first_warp) value = value_of_lane<T, ROWS>(tile, num_rows, out_size, bias, out, epilogue);
     float sums[kRows * ROWS] = {};
     bool last = false;
     for (int first = 0; !last;) {
-      int next = first + kSteps * stride, next_end = end;
+      int next = first + kSteps * slot_threads, next_end = end;
       last = next >= end;
       if (last) {  // the vectors to load next are of another tile
         tile += grid_outputs;
@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
       }
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
-        const int i = first + step * stride;
+        const int i = first + step * slot_threads;
         if (from + i < end) {
 #pragma unroll
           for (int m = 0; m < ROWS; ++m) {
@@ -283,12 +283,12 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
     }
 
     float sum = warp_sums(sums);
-    if (split_log2 > 0) {
+    if (slot_threads > kWarpSize) {
       partial[parity][warp][lane] = sum;
       __syncthreads();  // partials are there, and those of the other parity have been read
-      for (int s = slice + 1; slice == 0 && s < 1 << split_log2; ++s)
-        sum += partial[parity][warp + s][lane];
+      for (int w = 1; first_warp && w < slot_threads / kWarpSize; ++w)
+        sum += partial[parity][warp + w][lane];
     }
-    if (slice == 0) store(value, sum, out, logits, epilogue);
+    if (first_warp) store(value, sum, out, logits, epilogue);
   }
 }

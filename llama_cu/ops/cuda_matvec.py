@@ -132,7 +132,7 @@ def _launch(
     outs = (None, out) if epilogue is Epilogue.FLOAT32 else (out, None)
     sizes = (np.int32(num_rows), np.int32(in_size), np.int32(out_size))
     eps = np.float32(norm.eps if norm else 0)
-    args = (*arrays, *outs, *sizes, eps, np.int32(split), np.int32(epilogue))
+    args = (*arrays, *outs, *sizes, eps, np.int32(32 << split), np.int32(epilogue))
     launch(kernel, (grid,), block, *args, shared_bytes=shared_bytes)
 
 
