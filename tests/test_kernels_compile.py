@@ -113,6 +113,14 @@ def test_what_ptxas_says_stands_in_the_machine_code_too(arch: int) -> None:
     assert sorted(stacks) == sorted(r.stack_bytes for r in compiled.resources.values())
 
 
+def test_the_machine_code_is_whole() -> None:
+    cubin = compile_cubin("swiglu", ["swiglu<float, 4>"], arch=90).cubin
+    tables = [struct.unpack_from("<Q", cubin, at)[0] for at in (0x20, 0x28)]
+    sizes = [struct.unpack_from("<HH", cubin, at) for at in (0x36, 0x3A)]
+    ends = [at + size * count for at, (size, count) in zip(tables, sizes, strict=True)]
+    assert max(ends) <= len(cubin)
+
+
 def test_launch_bounds_are_read_off_the_source() -> None:
     assert launch_bound(KERNEL_DIR / "attention_prefill.cu", "attention_prefill") == 128
     assert launch_bound(KERNEL_DIR / "sampling.cu", "sample") == 512

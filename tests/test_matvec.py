@@ -101,7 +101,7 @@ def assert_same_bits(left, right):
 
 
 @pytest.mark.parametrize(("in_size", "out_size"), SHAPES)
-@pytest.mark.parametrize("num_rows", [1, 2, 5, 8])
+@pytest.mark.parametrize("num_rows", [1, 3, 8])
 def test_every_product_is_that_of_the_formula(ops, rng, num_rows, in_size, out_size):
     problem = Problem(ops, rng, in_size, out_size, num_rows)
     found, wanted = problem.products(slice(None)), problem.wanted(slice(None))
@@ -119,7 +119,7 @@ def test_logits_are_not_rounded(ops, rng, name):
     assert np.linalg.norm(got(ops, found) - want) <= limit * np.linalg.norm(want)
 
 
-@pytest.mark.parametrize(("in_size", "out_size"), [(576, 40), (515, 9), (4864, 6)])
+@pytest.mark.parametrize(("in_size", "out_size"), [(576, 24), (515, 5), (4096, 2)])
 def test_what_a_row_gives_is_the_same_bits_in_any_company(ops, rng, in_size, out_size):
     problem = Problem(ops, rng, in_size, out_size)
     alone = [problem.products([row]) for row in range(MAX_MATVEC_ROWS)]

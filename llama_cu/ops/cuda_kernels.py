@@ -192,7 +192,8 @@ def compile_cubin(file: str, expressions: Sequence[str], *, arch: int) -> Compil
             raise ValueError(f"{path.name} for sm_{arch}: {error}\n{log}") from None
         log = nvrtc.getProgramLog(program)
         lowered = {name: nvrtc.getLoweredName(program, name) for name in expressions}
-        return Compiled(nvrtc.getCUBIN(program), log, lowered, _resources(log, lowered))
+        cubin = nvrtc.getCUBIN(program) + b"\0"  # CuPy takes its last byte for a string's end
+        return Compiled(cubin, log, lowered, _resources(log, lowered))
     finally:
         nvrtc.destroyProgram(program)
 
