@@ -3,7 +3,7 @@
 //   k, v              [num_tokens, num_kv_heads * head_dim]  T; tokens token_stride apart
 //   k_cache, v_cache  [num_slots, num_kv_heads * head_dim]   T, contiguous
 //   slot_mapping      [num_tokens]                           int32, each slot at most once;
-//                     negative: the token is not stored
+//                                                              a negative one stores nothing
 //
 //   grid    num_tokens blocks; block b owns token b
 //   block   up to 256 threads; thread t owns vectors t, t + blockDim.x, ... of K and of V

@@ -57,6 +57,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class DecodeRows:
+    """What a step of decode computes, one new token a row; device arrays, all [num_rows] int32.
+
+    Empty rows have slot -1, where nothing is stored, and position 0.
+    """
+
+    positions: Array
+    rope_rows: Array
+    slot_mapping: Array
+    context_lens: Array
+
+
+@dataclass(frozen=True)
 class SamplingRows:
     """How to draw each row's token. Device arrays, one entry per row of logits.
 

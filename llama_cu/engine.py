@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from llama_cu.checkpoint.rope import rope_row
+from llama_cu.decode_loop import DecodeLoop
 from llama_cu.errors import RequestError
 from llama_cu.kv_cache import BlockAllocator, KVCache
 from llama_cu.model import Llama
@@ -31,11 +33,18 @@ class Engine:
     """Continuous batching over a paged KV cache.
 
     `submit` sequences, then call `step` until `has_work` is false. A sequence's tokens do not
-    depend on what else is in the batch.
+    depend on what else is in the batch. Where the device can, steps of decode run ahead of the
+    host (`DecodeLoop`), unless `enforce_eager`.
     """
 
     def __init__(
-        self, model: Llama, cache: KVCache, *, max_batch_tokens: int, max_num_seqs: int
+        self,
+        model: Llama,
+        cache: KVCache,
+        *,
+        max_batch_tokens: int,
+        max_num_seqs: int,
+        enforce_eager: bool = False,
     ) -> None:
         self.model = model
         self.cache = cache
@@ -46,6 +55,10 @@ class Engine:
         )
         is_dynamic = model.config.rope.rope_type == "dynamic"
         self._rope_row = partial(rope_row, model.config) if is_dynamic else None
+        device = model.ops.device
+        self._loop: DecodeLoop | None = None
+        if device is not None and not enforce_eager and model.ops.captures(model.config.head_dim):
+            self._loop = DecodeLoop(model, cache, device=device, scheduler=self.scheduler)
 
     @property
     def capacity(self) -> int:
@@ -86,22 +99,35 @@ class Engine:
 
         Where it raises, the batch's sequences have ended with "error", and the others can go on.
         """
+        loop = self._loop
+        if loop is not None and loop.active:
+            return self._run(loop.go_on, loop.sequences)
         slices = self.scheduler.schedule()
-        if not slices:
-            return []
+        return self._run(partial(self._compute, slices), [piece.sequence for piece in slices])
+
+    def _run(self, work: Callable[[], list[Sequence]], sequences: list[Sequence]) -> list[Sequence]:
+        """What work returns; where it raises, its sequences end."""
         try:
-            return self._compute(slices)
+            return work()
         except BaseException:
-            for piece in slices:
-                self._end(piece.sequence, "error")
+            if self._loop is not None:
+                self._loop.stop()
+            for sequence in sequences:
+                self._end(sequence, "error")
             raise
 
     def _compute(self, slices: list[Slice]) -> list[Sequence]:
-        hidden, batch = self._forward(slices, all_logits=False)
-        if any(piece.sequence.lacks_prompt_logprobs for piece in slices):
-            self._record_prompt_logprobs(hidden, slices)
+        if not slices:
+            return []
+        loop = self._loop
+        if loop is not None and loop.takes(slices):
+            if loop.draws(slices):
+                return loop.start(slices)
+            logits = loop.logits(slices)
+        else:
+            logits = self._chunk_logits(slices)
         drawing = [piece.sequence for piece in slices if piece.completes]
-        token_ids = self._draw(hidden, batch.logit_rows, drawing) if drawing else []
+        token_ids = self._draw(logits, drawing) if drawing else []
         for piece in slices:
             self.scheduler.computed(piece)
         for sequence, token_id in zip(drawing, token_ids, strict=True):
@@ -109,6 +135,14 @@ class Engine:
             if sequence.finished:
                 self.scheduler.remove(sequence)
         return drawing
+
+    def _chunk_logits(self, slices: list[Slice]) -> Array:
+        """Logits of the slices that complete their sequences."""
+        hidden, batch = self._forward(slices, all_logits=False)
+        if any(piece.sequence.lacks_prompt_logprobs for piece in slices):
+            self._record_prompt_logprobs(hidden, slices)
+        completing = any(piece.completes for piece in slices)
+        return self.model.logits(hidden, batch.logit_rows) if completing else None
 
     def _forward(self, slices: list[Slice], *, all_logits: bool) -> tuple[Array, Any]:
         batch = build_batch(
@@ -120,9 +154,8 @@ class Engine:
         )
         return self.model.forward(batch, self.cache), batch
 
-    def _draw(self, hidden: Array, logit_rows: Array, sequences: list[Sequence]) -> list[int]:
+    def _draw(self, logits: Array, sequences: list[Sequence]) -> list[int]:
         ops = self.model.ops
-        logits = self.model.logits(hidden, logit_rows)
         edited = logits
         if any(sequence.params.edits_logits for sequence in sequences):
             edits = build_logit_edits(sequences, ops)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -14,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from llama_cu.arguments import check_integer, check_number
-from llama_cu.checkpoint.checkpoint import open_checkpoint
+from llama_cu.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.checkpoint.tokenizer import StreamDecoder
-from llama_cu.checkpoint.weights import load_weights
+from llama_cu.checkpoint.weights import Weights, load_weights
 from llama_cu.engine import Engine
 from llama_cu.errors import BackendUnavailable, ModelError, RequestError
 from llama_cu.kv_cache import allocate_kv_cache, kv_bytes_per_token
@@ -52,7 +54,8 @@ class LLM:
     float32 on the CPU).
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
-    answer together. `seed` makes requests without a seed of their own repeatable. Raises
+    answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.
+    `seed` makes requests without a seed of their own repeatable. Raises
     ModelError for a checkpoint that cannot be run, BackendUnavailable for a device that is not
     there, ValueError for wrong arguments. Threads may share it; their answers are batched.
     """
@@ -70,6 +73,7 @@ class LLM:
         max_num_seqs: int = 64,
         max_batch_tokens: int | None = None,
         block_size: int = 16,
+        enforce_eager: bool = False,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(model, str | Path):
@@ -107,14 +111,7 @@ class LLM:
             on_compile=lambda name: report(f"compiling {name}", 0, 0),
         )
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
-        weights = load_weights(
-            checkpoint.folder,
-            config,
-            dtype=ops.dtype,
-            storage_dtype=ops.storage_dtype,
-            place=ops.place_weight,
-            progress=partial(report, "weights"),
-        )
+        weights = _load(checkpoint, ops, partial(report, "weights"))
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
         per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
         if kv_cache_bytes is None:
@@ -131,7 +128,11 @@ class LLM:
             on_cpu = isinstance(ops, NumpyOps)
             max_batch_tokens = _CPU_BATCH_TOKENS if on_cpu else _CUDA_BATCH_TOKENS
         self.engine = Engine(
-            llama, cache, max_batch_tokens=max_batch_tokens, max_num_seqs=max_num_seqs
+            llama,
+            cache,
+            max_batch_tokens=max_batch_tokens,
+            max_num_seqs=max_num_seqs,
+            enforce_eager=enforce_eager,
         )
         # As in vLLM, an answer ends at the config's ids and at the tokenizer's own EOS too.
         own_eos = None if self.tokenizer is None else self.tokenizer.eos_token_id
@@ -305,3 +306,26 @@ class LLM:
     def _abort(self, sequence: Sequence) -> None:
         with self._lock:
             self.engine.abort(sequence)
+
+
+def _load(checkpoint: Checkpoint, ops: Ops, progress: Callable[[int, int], None]) -> Weights:
+    """The weights, and on a device the kernels that it will need, compiled meanwhile."""
+    with ops.weight_loader() or nullcontext() as loader, ThreadPoolExecutor(1) as beside:
+        kernels = None
+        if ops.device is not None:
+            from llama_cu.kernel_plan import plan_kernels  # nothing that a CPU needs to read
+
+            planned = plan_kernels(checkpoint.config, ops.dtype, ops.device)
+            kernels = beside.submit(ops.device.prepare, planned)
+        weights = load_weights(
+            checkpoint.folder,
+            checkpoint.config,
+            dtype=ops.dtype,
+            storage_dtype=ops.storage_dtype,
+            place=ops.place_weight,
+            loader=loader,
+            progress=progress,
+        )
+        if kernels is not None:
+            kernels.result()
+        return weights

@@ -25,6 +25,7 @@ class Llama:
         self.config = config
         self.weights = weights
         self.ops = ops
+        self.max_model_len = max_model_len
         self._inv_freq = ops.upload(inv_freq_table(config, max_model_len))
         self._rope_scaling = attention_scaling(config)
         self._scale = config.head_dim**-0.5
@@ -72,8 +73,11 @@ class Llama:
         ops.rotate_and_store(heads, cos_sin, *kv, batch.slot_mapping, head_norms)
         return ops.attention(heads[:, :num_heads], *kv, batch, self._scale, window)
 
-    def logits(self, hidden: Array, rows: Array) -> Array:
-        """float32 logits of the given rows of `forward`'s result: [num_rows, vocab_size]."""
-        last = self.ops.gather(hidden, rows)
+    def logits(self, hidden: Array, rows: Array | None) -> Array:
+        """float32 logits of the given rows of `forward`'s result: [num_rows, vocab_size].
+
+        None means all rows.
+        """
+        last = hidden if rows is None else self.ops.gather(hidden, rows)
         eps = self.config.rms_norm_eps
         return self.ops.norm_logits(last, self.weights.norm, eps, self.weights.lm_head)

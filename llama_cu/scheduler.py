@@ -75,6 +75,25 @@ class Scheduler:
             budget -= admitted.num_tokens
         return slices
 
+    @property
+    def may_admit(self) -> bool:
+        """Whether the first of those that wait could start now."""
+        if not self.waiting or len(self.running) >= self.max_num_seqs:
+            return False
+        budget = self.max_batch_tokens - len(self.running)
+        return budget > 0 and self._first_chunk(self.waiting[0], budget) is not None
+
+    def extend(self, sequence: Sequence, num_tokens: int) -> int | None:
+        """Blocks for so many tokens of a running sequence, without taking any from others.
+
+        Returns how many were added, None if there are not enough.
+        """
+        needed = self._num_missing(num_tokens, len(sequence.block_table))
+        if self.allocator.num_free < needed:
+            return None
+        sequence.block_table += [self.allocator.allocate() for _ in range(needed)]
+        return needed
+
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Blocks for the next tokens of a running sequence; False if it had to give way itself."""
         needed = self._num_missing(sequence.num_computed + num_tokens, len(sequence.block_table))
@@ -95,8 +114,11 @@ class Scheduler:
         self._give_back(sequence)
         self.waiting.appendleft(sequence)
 
-    def _admit(self, sequence: Sequence, budget: int) -> Slice | None:
-        """Reuse what is cached of the sequence, and find blocks for its first chunk."""
+    def _first_chunk(self, sequence: Sequence, budget: int) -> tuple[list[int], int, int] | None:
+        """Cached blocks of the sequence, tokens of its first chunk, and blocks that those need.
+
+        None where there are not enough.
+        """
         found = []
         if not sequence.lacks_prompt_logprobs:
             found = self.allocator.find(sequence.token_ids, sequence.cache_salt)
@@ -105,6 +127,15 @@ class Scheduler:
         needed = self._num_missing(num_cached + num_tokens, len(found))
         if self.allocator.num_free - self.allocator.num_unused(found) < needed:
             return None
+        return found, num_tokens, needed
+
+    def _admit(self, sequence: Sequence, budget: int) -> Slice | None:
+        """Reuse what is cached of the sequence, and find blocks for its first chunk."""
+        chunk = self._first_chunk(sequence, budget)
+        if chunk is None:
+            return None
+        found, num_tokens, needed = chunk
+        num_cached = len(found) * self.allocator.block_size
         self.allocator.claim(found)
         sequence.block_table = found + [self.allocator.allocate() for _ in range(needed)]
         sequence.num_computed = num_cached

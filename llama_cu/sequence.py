@@ -111,6 +111,12 @@ class Sequence:
         wanted = 0 if self.params.prompt_logprobs is None else self.prompt_len - 1
         return len(self.prompt_logprobs) < wanted
 
+    def ends_within(self, num_tokens: int) -> bool:
+        """Whether the answer is at its longest once it has so many tokens more."""
+        most = self.params.max_tokens
+        full = most is not None and self.num_generated + num_tokens >= most
+        return full or len(self) + num_tokens >= self.max_len
+
     def append(self, token_id: int) -> None:
         """Take the drawn token, extend the text, and decide whether the answer ends."""
         if self.failure is not None:  # nobody knows whether the token was allowed
@@ -138,7 +144,7 @@ class Sequence:
         complete = self.constraint is not None and self.constraint.finished
         if complete or self.stops.matched is not None:
             self.finish("stop")
-        elif self.num_generated == self.params.max_tokens or len(self) >= self.max_len:
+        elif self.ends_within(0):
             self.finish("length")
 
     def _ends_at(self, token_id: int) -> bool:

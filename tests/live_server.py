@@ -17,7 +17,7 @@ from llama_cu.server.settings import Settings
 
 
 def load_embedded(name="story", **options):
-    return lambda: LLM(find_model(name), device="cpu", seed=0, **options)
+    return lambda: LLM(find_model(name), **{"device": "cpu", "seed": 0, **options})
 
 
 def slowly(seconds, name="story", **options):

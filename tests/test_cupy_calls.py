@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import importlib.util
-import re
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llama_cu.ops import cupy_device
+from llama_cu.ops import cublas, cupy_device
+from llama_cu.ops.cublas import Cublas
 from llama_cu.ops.cupy_device import CupyDevice
 
 FLOAT_BYTES = 4
 CUDA_R_32F = 0
 
 
-def parameter_names(function: str) -> list[str]:
-    """Of a function of CuPy's cuBLAS binding: Cython leaves its signature in the binary.
-
-    The binding itself cannot be imported where cuBLAS is not installed.
-    """
-    try:
-        spec = importlib.util.find_spec("cupy_backends.cuda.libs")
-    except ImportError:
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("CuPy is not installed")
-    (binding,) = Path(next(iter(spec.submodule_search_locations))).glob("cublas.*so")
-    found = re.search(rb"\b" + function.encode() + rb"\(([^)]*)\)", binding.read_bytes())
-    assert found, f"{binding.name} says nothing about {function}"
-    return [parameter.split()[-1] for parameter in found[1].decode().split(",")]
+# The parameters as NVIDIA's manual lists them; cuBLAS has no headers here to read them from.
+GEMM_EX = (
+    "handle transa transb m n k alpha A Atype lda B Btype ldb beta C Ctype ldc computeType algo"
+)
+GEMM_STRIDED_BATCHED_EX = (
+    "handle transa transb m n k alpha A Atype lda strideA B Btype ldb strideB "
+    "beta C Ctype ldc strideC batchCount computeType algo"
+)
 
 
 def matrix(address: int, ld: int, *, rows: int, columns: int) -> np.ndarray:
@@ -45,22 +41,42 @@ def matrix(address: int, ld: int, *, rows: int, columns: int) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(floats, (rows, columns), strides)
 
 
-class Cublas:
-    """cublasGemmEx and its batched twin as their manual has them, of float32 in host memory."""
+class Library:
+    """libcublas as its manual has it, of float32 in host memory."""
 
-    CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT = 68, -1
+    def __init__(self) -> None:
+        self.streams: list[int] = []
+        self.workspaces: list[tuple[int, int]] = []
+        exported = {
+            "cublasCreate_v2": self.create,
+            "cublasDestroy_v2": lambda handle: 0,
+            "cublasSetMathMode": lambda handle, mode: 0 if mode == 16 else 7,
+            "cublasGetStatusString": lambda status: b"an unsupported value",
+            "cublasSetStream_v2": lambda handle, stream: self.streams.append(stream),
+            "cublasSetWorkspace_v2": lambda handle, at, size: self.workspaces.append((at, size)),
+            "cublasGemmEx": partial(self.multiply, GEMM_EX),
+            "cublasGemmStridedBatchedEx": partial(self.multiply, GEMM_STRIDED_BATCHED_EX),
+        }
+        for name, function in exported.items():
+            setattr(self, name, partial(function))  # to which ctypes' attributes can be given
 
-    def gemmEx(self, *args: Any) -> None:
-        self.multiply(dict(zip(parameter_names("gemmEx"), args, strict=True)))
+    def create(self, handle: Any) -> int:
+        handle._obj.value = 7
+        return 0
 
-    def gemmStridedBatchedEx(self, *args: Any) -> None:
-        self.multiply(dict(zip(parameter_names("gemmStridedBatchedEx"), args, strict=True)))
-
-    def multiply(self, given: dict[str, Any]) -> None:
-        assert all(type(value) is int for value in given.values()), given
-        assert given["handle"] == 7 and given["computeType"] == 68 and given["algo"] == -1
+    def multiply(self, names: str, *args: Any) -> int:
+        given = dict(zip(names.split(), args, strict=True))
+        declared = cublas._SIGNATURES[
+            "cublasGemmEx" if names == GEMM_EX else "cublasGemmStridedBatchedEx"
+        ]
+        for (name, value), c_type in zip(list(given.items())[1:], declared, strict=True):
+            pointers = name in ("A", "B", "C", "alpha", "beta")
+            assert (c_type is ctypes.c_void_p) == pointers, name
+            assert (c_type is ctypes.c_longlong) == name.startswith("stride"), name
+            assert name in ("alpha", "beta") or type(value) is int, name
+        assert given["handle"].value == 7 and given["computeType"] == 68 and given["algo"] == -1
         assert {given["Atype"], given["Btype"], given["Ctype"]} == {CUDA_R_32F}
-        alpha, beta = (ctypes.c_float.from_address(given[name]).value for name in ("alpha", "beta"))
+        alpha, beta = given["alpha"]._obj.value, given["beta"]._obj.value
         m, n, k = given["m"], given["n"], given["k"]
         for i in range(given.get("batchCount", 1)):
             at = {s: given[s] + i * given.get(f"stride{s}", 0) * FLOAT_BYTES for s in "ABC"}
@@ -72,6 +88,7 @@ class Cublas:
             )
             product = (a.T if given["transa"] else a) @ (b.T if given["transb"] else b)
             c[...] = alpha * product + (beta * c if beta else 0)
+        return 0
 
 
 class DeviceArray(np.ndarray):
@@ -87,11 +104,17 @@ def array(rng: np.random.Generator, *shape: int) -> DeviceArray:
 
 
 @pytest.fixture
-def device() -> CupyDevice:
+def library() -> Library:
+    return Library()
+
+
+@pytest.fixture
+def device(library: Library) -> CupyDevice:
     """A CupyDevice whose cuBLAS is the one above."""
     device = object.__new__(CupyDevice)
-    device._cublas, device._handle = Cublas(), 7
-    device._runtime = SimpleNamespace(CUDA_R_32F=CUDA_R_32F)
+    device._cublas = Cublas(library, array(np.random.default_rng(0), 8))
+    stream = SimpleNamespace(ptr=5)
+    device._cupy = SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: stream))
     return device
 
 
@@ -133,6 +156,30 @@ def test_a_batched_product_of_views_gets_each_argument_in_its_place(
         np.testing.assert_array_equal(out[:, [0, 1, 3, 4]], before[:, [0, 1, 3, 4]])
 
 
+def test_the_workspace_is_given_again_with_each_new_stream(
+    device: CupyDevice, library: Library
+) -> None:
+    rng = np.random.default_rng(6)
+    a, b, out = array(rng, 2, 3), array(rng, 4, 3), array(rng, 2, 4)
+    workspace = device._cublas._workspace
+
+    for stream in (5, 5, 9, 5):
+        device._cupy.cuda.get_current_stream = lambda at=stream: SimpleNamespace(ptr=at)
+        device.gemm(a, b, out)
+
+    assert library.streams == [5, 9, 5]
+    assert library.workspaces == [(workspace.data.ptr, workspace.nbytes)] * 3
+
+
+def test_what_cublas_refuses_is_an_error_with_its_words(
+    device: CupyDevice, library: Library
+) -> None:
+    library.cublasGemmEx = lambda *args: 7
+    rng = np.random.default_rng(7)
+    with pytest.raises(RuntimeError, match=r"cublasGemmEx: an unsupported value \(7\)"):
+        device.gemm(array(rng, 2, 3), array(rng, 4, 3), array(rng, 2, 4))
+
+
 def test_an_empty_launch_is_refused_where_cupy_would_launch_a_block(
     device: CupyDevice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -144,6 +191,7 @@ def test_an_empty_launch_is_refused_where_cupy_would_launch_a_block(
     module = SimpleNamespace(get_function=lambda name: raw)
     device._cupy = SimpleNamespace(RawModule=lambda *, path: module)
     device._kernels, device._cache_dir, device._on_compile = {}, tmp_path, None
+    device._telling = Lock()
     device.arch = 90
     monkeypatch.setattr(cupy_device, "cached_cubin", lambda *args, **options: (tmp_path, "name"))
     kernel = device.kernel("swiglu", "swiglu", "float", 4)
@@ -153,3 +201,87 @@ def test_an_empty_launch_is_refused_where_cupy_would_launch_a_block(
         kernel((0, 2), (256,), (np.int32(1),), 0)
 
     assert launches == [((3, 2), (256,), (np.int32(1),), {"shared_mem": 0})]
+
+
+class Stream:
+    """A CuPy stream that keeps a diary."""
+
+    ptr = 11
+
+    def __init__(self, diary: list[str]) -> None:
+        self.diary = diary
+
+    def __enter__(self) -> None:
+        self.diary.append("enter")
+
+    def __exit__(self, *reason: object) -> None:
+        self.diary.append("exit")
+
+    def begin_capture(self) -> None:
+        self.diary.append("begin")
+
+    def end_capture(self) -> str:
+        self.diary.append("end")
+        return "graph"
+
+
+@pytest.fixture
+def capturing(device: CupyDevice) -> CupyDevice:
+    """A CupyDevice with a pool and a stream of the diary `device.diary`."""
+    diary: list[str] = []
+
+    @contextlib.contextmanager
+    def using_allocator(malloc: object) -> Iterator[None]:
+        diary.append(f"allocate by {malloc}")
+        yield
+        diary.append("allocate as ever")
+
+    device._cupy.cuda.using_allocator = using_allocator
+    device._graph_pool = SimpleNamespace(malloc="the graphs' pool")
+    device._capture_stream = Stream(diary)
+    device._runtime = SimpleNamespace(CUDARuntimeError=RuntimeError)
+    device.diary = diary
+    return device
+
+
+def test_a_capture_has_a_stream_and_a_pool_of_its_own(
+    capturing: CupyDevice, library: Library
+) -> None:
+    streams_at_work: list[int] = []
+
+    graph = capturing.capture(lambda: streams_at_work.extend(library.streams))
+
+    assert graph == "graph" and streams_at_work == [11]  # cuBLAS was told before
+    assert capturing.diary == [
+        "allocate by the graphs' pool", "enter", "begin", "end", "exit", "allocate as ever",
+    ]  # fmt: skip
+
+
+def test_a_capture_that_fails_is_ended_all_the_same(capturing: CupyDevice) -> None:
+    def end_capture() -> None:
+        capturing.diary.append("end")
+        raise RuntimeError("the capture is invalid")
+
+    capturing._capture_stream.end_capture = end_capture
+
+    def work() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        capturing.capture(work)
+    assert capturing.diary[-2:] == ["end", "exit"]
+
+
+def test_cupy_has_what_the_device_calls() -> None:
+    cupy = pytest.importorskip("cupy")
+    called = {
+        cupy.cuda: "Event MemoryPool Stream alloc_pinned_memory get_current_stream using_allocator",
+        cupy.cuda.Event: "done record synchronize",
+        cupy.cuda.Graph: "launch",
+        cupy.cuda.MemoryPointer: "copy_from_host_async copy_to_host_async ptr",
+        cupy.cuda.MemoryPool: "free_bytes get_limit malloc used_bytes",
+        cupy.cuda.Stream: "begin_capture end_capture synchronize",
+    }
+    for owner, names in called.items():
+        missing = [name for name in names.split() if not hasattr(owner, name)]
+        assert not missing, f"{owner} has no {', '.join(missing)}"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from llama_cu.errors import BackendUnavailable
-from llama_cu.ops.cupy_device import CupyDevice, gemm_layout, nearest_arch
+from llama_cu.ops.cublas import gemm_layout
+from llama_cu.ops.cupy_device import CupyDevice, nearest_arch
 from llama_cu.ops.device import Device, check_gemm
 from tests.cuda_on_cpu import CpuDevice, NoCompiler
 from tests.cuda_on_cpu.build import find_compiler

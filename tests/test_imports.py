@@ -19,7 +19,7 @@ KERNEL_FILES = sorted((ROOT / "kernels").glob("*.cu"))
 HOMES = {
     "cupy": ("llama_cu.ops.cupy_device", "llama_cu.ops.cuda_kernels"),
     "cupy_backends": ("llama_cu.ops.cupy_device", "llama_cu.ops.cuda_kernels"),
-    "cuda": ("llama_cu.ops.cuda_kernels", "llama_cu.cli.machine"),
+    "cuda": ("llama_cu.ops.cuda_kernels", "llama_cu.ops.cublas", "llama_cu.cli.machine"),
     "jinja2": ("llama_cu.checkpoint.",),
     "safetensors": ("llama_cu.checkpoint.",),
     "tokenizers": ("llama_cu.checkpoint.",),

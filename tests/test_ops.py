@@ -229,6 +229,37 @@ def test_softmax_is_causal_and_windowed(ops, num_queries, position, row_size, wi
     assert not got(ops, result)[want == 0].any()
 
 
+def test_tokens_with_a_negative_slot_are_not_stored(ops, rng):
+    kv, before = normal(ops, rng, 4, 4, 8), normal(ops, rng, 3, 2, 2, 8)
+    array, k_cache, v_cache = put(ops, kv), put(ops, before), put(ops, before)
+    ops.store_kv(array[:, :2], array[:, 2:], k_cache, v_cache, put_as(ops, [4, -1, 0, -1]))
+    ops.store_kv(array[:1, :2], array[:1, 2:], k_cache, v_cache, put_as(ops, [-1]))
+    for cache, new in ((k_cache, kv[:, :2]), (v_cache, kv[:, 2:])):
+        want = before.reshape(6, 2, 8).copy()
+        want[4], want[0] = new[0], new[2]
+        np.testing.assert_array_equal(got(ops, cache).reshape(6, 2, 8), want)
+
+
+@pytest.mark.parametrize("rope_from", [None, 4])
+@pytest.mark.parametrize("num_rows", [1, 5, 300])
+def test_a_step_of_decode_follows_from_the_lengths(ops, rng, num_rows, rope_from):
+    block_size, width = 3, 4
+    lengths = rng.integers(-1, block_size * width, num_rows)
+    lengths[0] = block_size * width - 1
+    tables = rng.integers(0, 99, (num_rows, width))
+    device_lengths = put_as(ops, lengths)
+    rows = ops.begin_decode(device_lengths, put_as(ops, tables), block_size, rope_from)
+
+    for row, length in enumerate(lengths):
+        position = max(length, 0)
+        slot = tables[row, position // block_size] * block_size + position % block_size
+        want = [position, slot if length >= 0 else -1, position + 1]
+        want.append(0 if rope_from is None else max(0, position + 1 - rope_from))
+        names = ("positions", "slot_mapping", "context_lens", "rope_rows")
+        assert [got(ops, getattr(rows, name))[row] for name in names] == want
+    np.testing.assert_array_equal(got(ops, device_lengths), lengths + (lengths >= 0))
+
+
 # Where an index is counted in int, the rows below are not found. Widths are odd: with vectors of
 # one element the least memory is enough.
 def test_rows_of_a_table_of_more_elements_than_an_int_counts(half_ops, rng):

@@ -14,6 +14,8 @@ pytest.importorskip("httpx", reason="needs httpx")
 
 from benchmarks.traffic import draw_request, run_clients
 from live_server import LiveServer, load_embedded, until
+from tests.cuda_on_cpu import CpuDevice, NoCompiler
+from tests.cuda_on_cpu.build import find_compiler
 
 NUM_CLIENTS, NUM_REQUESTS, LEAVING = 24, 120, 0.3
 
@@ -35,7 +37,31 @@ def test_every_answer_under_load_equals_the_answer_alone(kv_cache_bytes):
     assert [one.error for one in seen if one.error] == []
     assert len(seen) == NUM_REQUESTS and sum(one.left for one in seen) > NUM_REQUESTS * 0.1
     assert (preempted > 0) == (kv_cache_bytes is not None)
-    llm = load_embedded()()
+    check_each_alone(seen, load_embedded()())
+
+
+@pytest.mark.parametrize("enforce_eager", [False, True])
+def test_steps_that_run_ahead_of_the_host_serve_the_same_answers(enforce_eager):
+    try:
+        find_compiler()
+    except NoCompiler as reason:
+        pytest.skip(str(reason))
+    rng = random.Random(6)
+    requests = [draw_request(rng, max_tokens=12, leaving=LEAVING) for _ in range(24)]
+    on_device = {"device": CpuDevice(lazy=True), "dtype": "float32", "max_num_seqs": 6}
+    with LiveServer(load_embedded(**on_device, enforce_eager=enforce_eager)) as server:
+        ahead = server.service.engine.llm.engine._loop is not None
+        seen = asyncio.run(run_clients(server.url, "story", iter(requests), num_clients=10))
+        until(lambda: not server.scheduler.has_work)
+        assert server.all_blocks_free
+
+    assert ahead != enforce_eager
+    assert [one.error for one in seen if one.error] == [] and len(seen) == len(requests)
+    check_each_alone(seen, load_embedded(**on_device, enforce_eager=True)())
+
+
+def check_each_alone(seen, llm):
+    """Each answer, or what came of it, is the one that the model gives when asked nothing else."""
     for one in seen:
         fields = dict(one.request.fields)
         prompt = fields.pop("prompt")

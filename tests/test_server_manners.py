@@ -367,6 +367,20 @@ class TestProcess:
         assert '"finish_reason": "length"' in text and text.rstrip().endswith("data: [DONE]")
         assert process.wait(20) in (0, -signal.SIGTERM)
 
+    def test_a_second_order_to_stop_drops_open_answers_without_a_traceback(self, start):
+        process = start()
+        stream = open_request(process, {**LONG, "stream": True})
+        stream.getresponse().read(8)
+
+        process.send_signal(signal.SIGINT)
+        until(lambda: not listens(process))
+        process.send_signal(signal.SIGINT)
+
+        _, log = process.communicate(timeout=20)
+        stream.close()
+        assert process.returncode == 130 and "Traceback" not in log
+        assert '"outcome": "cancelled"' in log
+
     @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="the system has no SIGPIPE")
     def test_a_write_to_a_client_that_has_just_left_does_not_end_it(self, start):
         process = start()
@@ -387,6 +401,14 @@ class TestProcess:
         assert post(again, "/v1/completions", {**LONG, "max_tokens": 4})[0] == 200
         for stream in streams:
             stream.close()
+
+
+def listens(process):
+    try:
+        socket.create_connection(("127.0.0.1", process.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _is_ready(process):

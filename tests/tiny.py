@@ -89,12 +89,19 @@ def make_engine(
     max_batch_tokens=256,
     max_num_seqs=16,
     seed=0,
+    enforce_eager=False,
 ):
     ops = ops or NumpyOps(DTYPES["float32"])
     config = config or tiny_config()
     model = Llama(config, tiny_weights(config, ops, seed), ops, max_model_len=MAX_MODEL_LEN)
     cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=block_size)
-    return Engine(model, cache, max_batch_tokens=max_batch_tokens, max_num_seqs=max_num_seqs)
+    return Engine(
+        model,
+        cache,
+        max_batch_tokens=max_batch_tokens,
+        max_num_seqs=max_num_seqs,
+        enforce_eager=enforce_eager,
+    )
 
 
 def make_sequence(prompt, params, seed=None):

@@ -42,6 +42,28 @@ class TensorFile:
         self.path = path
         self.entries = _read_header(path)
 
+    def read_into(self, name: str, out: np.ndarray, offset: int, *, start: int) -> None:
+        """Fill `out` with the bytes of a tensor from byte start + offset on, in any thread.
+
+        ModelError where the file has become shorter than its header says.
+        """
+        at = self.entries[name].offset + start + offset
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(at)
+                left = memoryview(out.data).cast("B")
+                while left:
+                    count = file.readinto(left)
+                    if not count:
+                        raise ModelError(
+                            f"{self.path}: tensor {name}: truncated while it was read: expected "
+                            f"bytes up to {at + out.nbytes}, found {at + out.nbytes - len(left)}"
+                        )
+                    left = left[count:]
+        except OSError as error:
+            message = f"{self.path}: tensor {name}: cannot be read: {error.strerror or error}"
+            raise ModelError(message) from error
+
     def copy(self, name: str, out: Array, *, dtype: np.dtype[Any]) -> None:
         """Write a tensor, rounded to `dtype`, into `out`: contiguous, of `dtype` or float32.
 

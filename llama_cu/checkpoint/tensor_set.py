@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from llama_cu.checkpoint.fields import read_json_object
 from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES, TensorEntry, TensorFile
 from llama_cu.errors import ModelError
+from llama_cu.weight_loading import WeightPiece
 
 Array = Any
 
@@ -27,15 +30,30 @@ class TensorSet:
     def entry(self, name: str) -> TensorEntry:
         return self.files[name].entries[name]
 
+    def pieces(self, names: tuple[str, ...], piece_bytes: int) -> Iterator[WeightPiece]:
+        """Tensors one after the other along the first axis, piece by piece as files hold them."""
+        first = 0
+        for name in names:
+            entry = self.entry(name)
+            dtype, read = FLOAT_DTYPES[entry.dtype], self.files[name].read_into
+            for start in range(0, entry.num_bytes, piece_bytes):
+                size = min(piece_bytes, entry.num_bytes - start) // dtype.itemsize
+                yield WeightPiece(name, dtype, first, size, partial(read, name, start=start))
+                first += size
+
+    def stacked_shape(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Of tensors one after the other along the first axis."""
+        shapes = [self.entry(name).shape for name in names]
+        return sum(shape[0] for shape in shapes), *shapes[0][1:]
+
     def stack(
         self, names: tuple[str, ...], *, dtype: np.dtype[Any], storage_dtype: np.dtype[Any]
     ) -> Array:
         """Tensors one after the other along the first axis, rounded to `dtype`."""
-        shapes = [self.entry(name).shape for name in names]
-        num_rows = [shape[0] for shape in shapes]
-        stacked = np.empty((sum(num_rows), *shapes[0][1:]), storage_dtype)
+        stacked = np.empty(self.stacked_shape(names), storage_dtype)
         first = 0
-        for name, rows in zip(names, num_rows, strict=True):
+        for name in names:
+            rows = self.entry(name).shape[0]
             self.files[name].copy(name, stacked[first : first + rows], dtype=dtype)
             first += rows
         return stacked

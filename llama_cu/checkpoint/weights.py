@@ -14,6 +14,7 @@ from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES
 from llama_cu.checkpoint.tensor_set import TensorSet, ignored, open_tensors
 from llama_cu.errors import BackendUnavailable, ModelError
+from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 Progress = Callable[[int, int], None]
@@ -110,30 +111,36 @@ def load_weights(
     dtype: np.dtype[Any],
     storage_dtype: np.dtype[Any],
     place: Callable[[Array], Array],
+    loader: WeightLoader | None = None,
     progress: Progress | None = None,
 ) -> Weights:
     """All weights of a checkpoint folder, rounded to `dtype` and held in `storage_dtype`.
 
-    `place` takes each finished host array to where it shall stay and returns it; `progress` gets
-    bytes done and bytes in all. ModelError names file, tensor, expected and found;
-    BackendUnavailable says how much memory is missing.
+    A loader takes them where they shall stay by itself; without one they are made on the host,
+    and `place` takes each finished array. `progress` gets bytes done and bytes in all. ModelError
+    names file, tensor, expected and found; BackendUnavailable says how much memory is missing.
     """
     tensors = open_tensors(folder)
     tied_name = _check_tensors(tensors, config)
     total_bytes = weight_bytes(config, storage_dtype)
     done_bytes = 0
 
+    def make(names: tuple[str, ...]) -> Array:
+        if loader is None:
+            return place(tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype))
+        pieces = tensors.pieces(names, loader.piece_bytes)
+        return loader.load(tensors.stacked_shape(names), pieces)
+
     def load(*names: str) -> Array:
         nonlocal done_bytes
         try:
-            host = tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype)
-            placed = place(host)
+            placed = make(names)
         except MemoryError as error:
             raise BackendUnavailable(
                 f"{tensors.source}: no memory for the weights, {total_bytes} bytes as "
                 f"{storage_dtype}, of which {done_bytes} found room"
             ) from error
-        done_bytes += host.nbytes
+        done_bytes += placed.nbytes
         if progress is not None:
             progress(done_bytes, total_bytes)
         return placed
@@ -142,6 +149,9 @@ def load_weights(
     layers = tuple(_load_layer(load, config, layer) for layer in range(config.num_hidden_layers))
     norm = load(NORM)
     lm_head = embed_tokens if tied_name else load(LM_HEAD)
+    for name in loader.overflows() if loader is not None else ():
+        # On the host again, where the value is found that did not fit.
+        tensors.stack((name,), dtype=dtype, storage_dtype=storage_dtype)
     return Weights(embed_tokens, layers, norm, lm_head)
 
 

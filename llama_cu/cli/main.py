@@ -209,6 +209,9 @@ def serve(
         float | None,
         typer.Option("--gpu-memory-utilization", help="Share of the free memory for the KV cache."),
     ] = None,
+    enforce_eager: Annotated[
+        bool, typer.Option("--enforce-eager", help="Never use CUDA graphs (to look for faults).")
+    ] = False,
     max_num_seqs: Annotated[
         int, typer.Option("--max-num-seqs", help="Answers computed at a time.")
     ] = 64,
@@ -247,6 +250,7 @@ def serve(
                 "kv_cache_bytes": memory_size("--kv-cache-memory", kv_cache_memory),
                 "gpu_memory_utilization": gpu_memory_utilization,
                 "max_num_seqs": max_num_seqs,
+                "enforce_eager": enforce_eager,
                 "max_batch_tokens": max_batch_tokens,
             },
             limits={

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
+from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
+from llama_cu.ops.device import Device
+from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 
@@ -34,6 +36,7 @@ class Ops(Protocol):
     made of the others: a backend that can fuse them overrides them, and rounds where they round.
     """
 
+    device: Device | None  # None: work is done at once, and none can be captured
     device_name: str
     dtype: np.dtype[Any]
     storage_dtype: np.dtype[Any]
@@ -44,6 +47,9 @@ class Ops(Protocol):
     def place_weight(self, host: Array) -> Array:
         """`upload` of a weight, in the memory layout that the products read fastest."""
 
+    def weight_loader(self) -> WeightLoader | None:
+        """A loader that reads files by itself; None where weights are made on the host."""
+
     def download(self, array: Array) -> Array:
         """The array as NumPy; waits for the device."""
 
@@ -52,6 +58,19 @@ class Ops(Protocol):
 
     def free_memory(self) -> int:
         """Bytes the device could still allocate."""
+
+    def captures(self, head_dim: int) -> bool:
+        """Whether `device.capture` can hold a decode step of a model with heads of this size."""
+
+    def begin_decode(
+        self, lengths: Array, block_tables: Array, block_size: int, rope_from: int | None
+    ) -> DecodeRows:
+        """The new token of each row with `lengths` [num_rows] tokens in the cache (int32).
+
+        Lengths grow by one in place; a row whose length is negative is empty. block_tables is
+        [num_rows, max_blocks]. A token at position p is rotated by row max(0, p + 1 - rope_from)
+        of inv_freq, or by row 0.
+        """
 
     def gather(self, table: Array, rows: Array) -> Array:
         """table[rows]: [num_rows, width] from [table_rows, width] and int32 rows (embedding)."""
@@ -95,7 +114,7 @@ class Ops(Protocol):
         """Write k and v [num_tokens, num_kv_heads, head_dim] to their cache slots, in place.
 
         Caches are [num_blocks, block_size, num_kv_heads, head_dim]; slot s is block
-        s // block_size, offset s % block_size. Tokens whose slot is negative are not stored.
+        s // block_size, offset s % block_size. A token with a negative slot is not stored.
         """
 
     def attention(
@@ -134,8 +153,11 @@ class Ops(Protocol):
         token is drawn whatever banned it before. Rows without a mask stay as they are.
         """
 
-    def sample(self, logits: Array, rows: SamplingRows) -> Array:
-        """One token id per row: [num_rows] int32. The rule is in `numpy_sampling.py`."""
+    def sample(self, logits: Array, rows: SamplingRows, out: Array | None = None) -> Array:
+        """One token id per row: [num_rows] int32, in `out` if it is given.
+
+        The rule is in `numpy_sampling.py`.
+        """
 
     def logprobs(self, logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:
         """Log softmax of each row at its token, and at its most likely tokens.

@@ -42,6 +42,11 @@ _MAX_PARTIALS = 1 << 26
 _MAX_SCORES = 1 << 24
 
 
+def fuses_attention(head_dim: int) -> bool:
+    """Whether our own kernels attend with heads of this size; they need no host to read lengths."""
+    return head_dim % 8 == 0 and head_dim <= MAX_FUSED_HEAD_DIM
+
+
 def fused_attention(
     ops: CudaOps,
     q: Array,
@@ -55,7 +60,7 @@ def fused_attention(
     """`Ops.attention` for head_dim a multiple of 8 up to 256; kernels/attention_*.cu."""
     _check(ops, q, k_cache=k_cache, v_cache=v_cache, batch=batch, window=window)
     num_tokens, num_heads, head_dim = q.shape
-    fits = head_dim % 8 == 0 and head_dim <= MAX_FUSED_HEAD_DIM
+    fits = fuses_attention(head_dim)
     check(fits, "fused attention: head_dim must be a multiple of 8 up to 256, got {}", head_dim)
     stride = token_stride("attention: q", q, dtype=ops.dtype)
     check(stride % 8 == 0, "attention: token stride of q must be a multiple of 8, got {}", stride)

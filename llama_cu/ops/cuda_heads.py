@@ -28,14 +28,14 @@ def launch_rotate_and_store(
     qkv: Array,
     *,
     cos_sin: Array,
-    k_cache: Array,
-    v_cache: Array,
+    caches: tuple[Array, Array],
     slot_mapping: Array,
     head_norms: HeadNorms | None,
 ) -> None:
-    """Queue `Ops.rotate_and_store`; ValueError for arrays that do not fit."""
+    """Queue `Ops.rotate_and_store`, with the caches of k and v; ValueError for what cannot fit."""
     stride = token_stride("rotate_and_store: qkv", qkv, dtype=qkv.dtype)
     num_tokens, all_heads, head_dim = qkv.shape
+    k_cache, v_cache = caches
     num_kv_heads = k_cache.shape[2]
     num_heads = all_heads - 2 * num_kv_heads
     check(head_dim % 2 == 0, "rotate_and_store: head_dim must be even, got {}", head_dim)
@@ -60,6 +60,6 @@ def launch_rotate_and_store(
     kernel = device.kernel("rotate_and_store", "rotate_and_store", c_type, lanes, normed)
     sizes = (np.int32(num_heads), np.int32(num_kv_heads), np.int32(head_dim // 2))
     eps = np.float32(0 if head_norms is None else head_norms.eps)
-    arrays = (qkv, cos_sin, *norms, k_cache, v_cache, slot_mapping)
+    arrays = (qkv, cos_sin, *norms, *caches, slot_mapping)
     grid = (num_tokens, ceil_div(all_heads, _THREADS // width))
     launch(kernel, grid, _THREADS, *arrays, *sizes, np.int64(stride), eps, np.int32(width))

@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ _LANES = (1, 2, 4, 8)
 
 # One row a kernel. A test compares it with what the suite asks a device for.
 TEMPLATES: tuple[Template, ...] = (
+    Template("convert", "convert", ("T", "T", (1, 8))),
+    Template("decode", "begin_decode"),
     Template("gather", "gather", ("T", _LANES)),
     Template("bias", "fill_bias", ("T", _LANES)),
     Template("bias", "add_bias", ("T", _LANES)),
@@ -192,10 +195,27 @@ def compile_cubin(file: str, expressions: Sequence[str], *, arch: int) -> Compil
             raise ValueError(f"{path.name} for sm_{arch}: {error}\n{log}") from None
         log = nvrtc.getProgramLog(program)
         lowered = {name: nvrtc.getLoweredName(program, name) for name in expressions}
-        cubin = nvrtc.getCUBIN(program) + b"\0"  # CuPy takes its last byte for a string's end
+        cubin = whole_elf(nvrtc.getCUBIN(program))
         return Compiled(cubin, log, lowered, _resources(log, lowered))
     finally:
         nvrtc.destroyProgram(program)
+
+
+def whole_elf(cubin: bytes) -> bytes:
+    """The ELF file with the zero that CuPy's getCUBIN takes off its end, as if it were a string.
+
+    Raises ValueError where more is missing than that.
+    """
+    header = struct.unpack_from("<16sHHIQQQIHHHHHH", cubin)
+    programs, sections, (program_size, num_programs, section_size, num_sections) = (
+        header[5],
+        header[6],
+        header[9:13],
+    )
+    size = max(programs + program_size * num_programs, sections + section_size * num_sections)
+    if len(cubin) < size - 1:
+        raise ValueError(f"the cubin has {len(cubin)} bytes, its header promises {size}")
+    return cubin.ljust(size, b"\0")
 
 
 def load_nvrtc() -> Any:

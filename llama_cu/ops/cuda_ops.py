@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
+from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.base import HeadNorms, Ops
 from llama_cu.ops.cuda_attention import (
-    MAX_FUSED_HEAD_DIM,
     fused_attention,
+    fuses_attention,
     masked_softmax,
     unfused_attention,
 )
@@ -25,6 +25,7 @@ from llama_cu.ops.cuda_launch import (
     vector_lanes,
     whole_warps,
 )
+from llama_cu.ops.cuda_loader import CudaLoader
 from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS, Epilogue, Norm, can_norm, matvec
 from llama_cu.ops.cuda_sampling import (
     launch_edit_logits,
@@ -33,11 +34,14 @@ from llama_cu.ops.cuda_sampling import (
     launch_sample,
 )
 from llama_cu.ops.device import Device
+from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 
 _INT32 = np.dtype(np.int32)
 _FLOAT32 = np.dtype(np.float32)
+# Of a pinned buffer that weights go up through: enough to hide the start of each copy.
+_CHUNK_BYTES = 32 << 20
 
 
 class CudaOps(Ops):
@@ -58,6 +62,9 @@ class CudaOps(Ops):
     def place_weight(self, host: Array) -> Array:
         return self.upload(host)
 
+    def weight_loader(self) -> WeightLoader | None:
+        return CudaLoader(self.device, self.dtype, chunk_bytes=_CHUNK_BYTES)
+
     def download(self, array: Array) -> Array:
         return self.device.download(array)
 
@@ -66,6 +73,24 @@ class CudaOps(Ops):
 
     def free_memory(self) -> int:
         return self.device.free_memory()
+
+    def captures(self, head_dim: int) -> bool:
+        return fuses_attention(head_dim)
+
+    def begin_decode(
+        self, lengths: Array, block_tables: Array, block_size: int, rope_from: int | None
+    ) -> DecodeRows:
+        num_rows, max_blocks = block_tables.shape
+        check_array("begin_decode: lengths", lengths, shape=(num_rows,), dtype=_INT32)
+        check_array(
+            "begin_decode: block_tables", block_tables, shape=block_tables.shape, dtype=_INT32
+        )
+        names = ("positions", "rope_rows", "slot_mapping", "context_lens")
+        made = {name: self.device.empty((num_rows,), _INT32) for name in names}
+        sizes = (num_rows, max_blocks, block_size, -1 if rope_from is None else rope_from)
+        args = (lengths, block_tables, *made.values(), *map(np.int32, sizes))
+        launch(self.device.kernel("decode", "begin_decode"), (ceil_div(num_rows, 128),), 128, *args)
+        return DecodeRows(**made)
 
     def gather(self, table: Array, rows: Array) -> Array:
         num_rows, width = rows.shape[0], table.shape[1]
@@ -197,15 +222,8 @@ class CudaOps(Ops):
         head_norms: HeadNorms | None,
     ) -> None:
         check(qkv.dtype == self.dtype, "rotate_and_store: qkv must be {}", self.dtype)
-        launch_rotate_and_store(
-            self.device,
-            qkv,
-            cos_sin=cos_sin,
-            k_cache=k_cache,
-            v_cache=v_cache,
-            slot_mapping=slot_mapping,
-            head_norms=head_norms,
-        )
+        arrays = {"cos_sin": cos_sin, "caches": (k_cache, v_cache), "slot_mapping": slot_mapping}
+        launch_rotate_and_store(self.device, qkv, **arrays, head_norms=head_norms)
 
     def attention(
         self,
@@ -217,8 +235,7 @@ class CudaOps(Ops):
         window: int | None,
     ) -> Array:
         head_dim = q.shape[2]
-        fused = head_dim % 8 == 0 and head_dim <= MAX_FUSED_HEAD_DIM
-        attend = fused_attention if fused else unfused_attention
+        attend = fused_attention if fuses_attention(head_dim) else unfused_attention
         caches = {"k_cache": k_cache, "v_cache": v_cache}
         return attend(self, q, **caches, batch=batch, scale=scale, window=window)
 
@@ -241,8 +258,8 @@ class CudaOps(Ops):
     def mask_logits(self, logits: Array, masks: LogitMasks) -> Array:
         return launch_mask_logits(self.device, logits, masks=masks)
 
-    def sample(self, logits: Array, rows: SamplingRows) -> Array:
-        return launch_sample(self.device, logits, rows=rows)
+    def sample(self, logits: Array, rows: SamplingRows, out: Array | None = None) -> Array:
+        return launch_sample(self.device, logits, rows=rows, out=out)
 
     def logprobs(self, logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:
         return launch_logprobs(self.device, logits, token_ids=token_ids, num_top=num_top)

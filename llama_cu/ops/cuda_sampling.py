@@ -67,10 +67,13 @@ def launch_mask_logits(device: Device, logits: Array, *, masks: LogitMasks) -> A
     return masked
 
 
-def launch_sample(device: Device, logits: Array, *, rows: SamplingRows) -> Array:
+def launch_sample(
+    device: Device, logits: Array, *, rows: SamplingRows, out: Array | None = None
+) -> Array:
     """`Ops.sample`; kernels/sampling.cu."""
     num_rows, vocab_size = _check_logits(logits)
-    out = device.empty((num_rows,), _INT32)
+    out = device.empty((num_rows,), _INT32) if out is None else out
+    check_array("sample: out", out, shape=(num_rows,), dtype=_INT32)
     if rows.all_greedy:
         kernel = device.kernel("sampling", "argmax")
         launch(kernel, (num_rows,), _block(vocab_size), logits, out, np.int32(vocab_size))

@@ -1,33 +1,37 @@
-"""The Device seam on a GPU, through CuPy: its memory pool, our cubins, cuBLAS.
+"""The Device seam on a GPU: CuPy's memory pools, streams and launches, our cubins, cuBLAS.
 
 CuPy is imported when a device is made, so that the module can be read without it.
 """
 
 from __future__ import annotations
 
-import weakref
+import contextlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from llama_cu.errors import BackendUnavailable
+from llama_cu.ops.cublas import Cublas, load_cublas
 from llama_cu.ops.cuda_kernels import (
     Specialisation,
     cached_cubin,
     default_cache_dir,
     supported_archs,
 )
-from llama_cu.ops.device import Kernel, check_gemm
+from llama_cu.ops.device import Event, Graph, Kernel, KernelRequest, check_copy, check_gemm
 
 Array = Any
 
 _OLDEST_CUPY = (14, 2)
 _REMEDY = "pip install 'llama-cu[cuda12]' (or [cuda13])"
-# cublasMath_t: float32 sums everywhere, never a half-precision partial; no TF32.
-_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
+# What cuBLAS recommends for Hopper; more than enough for the others.
+_CUBLAS_WORKSPACE_BYTES = 32 << 20
+_COMPILE_THREADS = 8
 
 
 class CupyDevice:
@@ -45,7 +49,6 @@ class CupyDevice:
     ) -> None:
         self._cupy = _import_cupy()
         self._runtime = self._cupy.cuda.runtime
-        self._cublas = _import_cublas()
         device = self._cupy.cuda.Device()
         properties = self._runtime.getDeviceProperties(device.id)
         self.name: str = properties["name"].decode()
@@ -54,10 +57,13 @@ class CupyDevice:
         self.arch = nearest_arch(int(device.compute_capability), supported_archs())
         self._cache_dir = cache_dir or default_cache_dir()
         self._on_compile = on_compile
-        self._kernels: dict[tuple[str, str, tuple[str | int, ...]], Kernel] = {}
-        self._handle = self._cublas.create()
-        weakref.finalize(self, self._cublas.destroy, self._handle)
-        self._cublas.setMathMode(self._handle, _DISALLOW_REDUCED_PRECISION_REDUCTION)
+        self._telling = Lock()
+        self._kernels: dict[KernelRequest, Kernel] = {}
+        workspace = self._cupy.empty(_CUBLAS_WORKSPACE_BYTES, np.uint8)
+        self._cublas = Cublas(load_cublas(), workspace)
+        # What graphs own comes from a pool of their own: nothing else is ever placed there.
+        self._graph_pool = self._cupy.cuda.MemoryPool()
+        self._capture_stream = self._cupy.cuda.Stream(non_blocking=True)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An uninitialised array; CuPy's OutOfMemoryError is a MemoryError."""
@@ -75,6 +81,44 @@ class CupyDevice:
         host: np.ndarray = array.get()
         return host
 
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        dtype = np.dtype(dtype)
+        size = math.prod(shape)
+        memory = self._cupy.cuda.alloc_pinned_memory(max(size * dtype.itemsize, 1))
+        return np.frombuffer(memory, dtype, size).reshape(shape)
+
+    def copy_in(self, host: np.ndarray, out: Array) -> None:
+        check_copy("copy_in", host, out)
+        if host.nbytes:
+            out.data.copy_from_host_async(host.ctypes.data, host.nbytes)
+
+    def copy_out(self, array: Array, host: np.ndarray) -> None:
+        check_copy("copy_out", host, array)
+        if host.nbytes:
+            array.data.copy_to_host_async(host.ctypes.data, host.nbytes)
+
+    def record(self) -> Event:
+        return _CupyEvent(self._cupy.cuda)
+
+    def synchronize(self) -> None:
+        self._cupy.cuda.get_current_stream().synchronize()
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """A CUDA graph. Capturing cannot be done on the default stream, launching can."""
+        stream = self._capture_stream
+        with self._cupy.cuda.using_allocator(self._graph_pool.malloc), stream:
+            self._cublas.use_stream(stream.ptr)
+            stream.begin_capture()
+            try:
+                work()
+            except BaseException:
+                # The broken capture has to end too; what it says of itself is the lesser news.
+                with contextlib.suppress(self._runtime.CUDARuntimeError):
+                    stream.end_capture()
+                raise
+            graph: Graph = stream.end_capture()
+        return graph
+
     def free_memory(self) -> int:
         """What the driver has free and what CuPy's pool holds unused, within the pool's limit."""
         pool = self._cupy.get_default_memory_pool()
@@ -87,6 +131,15 @@ class CupyDevice:
         if request not in self._kernels:
             self._kernels[request] = self._load(Specialisation(file, name, template_args))
         return self._kernels[request]
+
+    def prepare(self, requests: Sequence[KernelRequest]) -> None:
+        def compile_one(request: KernelRequest) -> None:
+            file, name, template_args = request
+            self._cubin(Specialisation(file, name, template_args))
+
+        with ThreadPoolExecutor(_COMPILE_THREADS, "compile") as threads:
+            for _ in threads.map(compile_one, requests):
+                pass  # raises what a compilation raised
 
     def gemm(
         self,
@@ -102,36 +155,28 @@ class CupyDevice:
         check_gemm(a, b, out, transpose_b=transpose_b)
         if out.size == 0:
             return
-        layout = gemm_layout(a, b, out, transpose_b=transpose_b)
-        alpha_host, beta_host = np.array([alpha], np.float32), np.array([beta], np.float32)
-        in_type, out_type = self._cuda_type(a.dtype), self._cuda_type(out.dtype)
-        shape = (layout.transpose_first, 0, layout.m, layout.n, layout.k)
-        tail = (self._cublas.CUBLAS_COMPUTE_32F, self._cublas.CUBLAS_GEMM_DEFAULT)
-        if a.ndim == 2:
-            self._cublas.gemmEx(
-                self._handle, *shape, alpha_host.ctypes.data,
-                b.data.ptr, in_type, layout.first_ld, a.data.ptr, in_type, layout.second_ld,
-                beta_host.ctypes.data, out.data.ptr, out_type, layout.out_ld, *tail,
-            )  # fmt: skip
-        else:
-            self._cublas.gemmStridedBatchedEx(
-                self._handle, *shape, alpha_host.ctypes.data,
-                b.data.ptr, in_type, layout.first_ld, layout.first_stride,
-                a.data.ptr, in_type, layout.second_ld, layout.second_stride,
-                beta_host.ctypes.data, out.data.ptr, out_type, layout.out_ld, layout.out_stride,
-                layout.batch, *tail,
-            )  # fmt: skip
+        self._cublas.gemm(
+            a,
+            b,
+            out,
+            transpose_b=transpose_b,
+            alpha=alpha,
+            beta=beta,
+            stream=self._cupy.cuda.get_current_stream().ptr,
+        )
 
-    def _cuda_type(self, dtype: np.dtype[Any]) -> int:
-        types = {"float32": "CUDA_R_32F", "float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF"}
-        if dtype.name not in types:
-            raise ValueError(f"gemm: dtype must be one of {', '.join(types)}, got {dtype}")
-        return int(getattr(self._runtime, types[dtype.name]))
+    def _cubin(self, specialisation: Specialisation) -> tuple[Path, str]:
+        return cached_cubin(
+            specialisation, arch=self.arch, cache_dir=self._cache_dir, on_compile=self._tell
+        )
+
+    def _tell(self, name: str) -> None:
+        with self._telling:  # one at a time, whoever is told need not expect threads
+            if self._on_compile:
+                self._on_compile(name)
 
     def _load(self, specialisation: Specialisation) -> Kernel:
-        path, lowered_name = cached_cubin(
-            specialisation, arch=self.arch, cache_dir=self._cache_dir, on_compile=self._on_compile
-        )
+        path, lowered_name = self._cubin(specialisation)
         raw = self._cupy.RawModule(path=str(path)).get_function(lowered_name)
         allowed_shared_bytes = 0
 
@@ -152,51 +197,18 @@ class CupyDevice:
         return launch
 
 
-@dataclass(frozen=True)
-class GemmLayout:
-    """Row-major out = a @ b as cuBLAS sees it: column-major outᵀ = bᵀ aᵀ, so b comes first.
+class _CupyEvent:
+    """`Event` on the current stream."""
 
-    Leading dimensions and strides count elements.
-    """
+    def __init__(self, cuda: Any) -> None:
+        self._event = cuda.Event(disable_timing=True)
+        self._event.record()
 
-    transpose_first: int  # CUBLAS_OP_T is 1, CUBLAS_OP_N is 0
-    m: int
-    n: int
-    k: int
-    first_ld: int
-    second_ld: int
-    out_ld: int
-    first_stride: int
-    second_stride: int
-    out_stride: int
-    batch: int
+    def wait(self) -> None:
+        self._event.synchronize()
 
-
-def gemm_layout(a: Array, b: Array, out: Array, *, transpose_b: bool) -> GemmLayout:
-    """What to tell cuBLAS about operands that passed check_gemm."""
-    return GemmLayout(
-        transpose_first=int(transpose_b),
-        m=out.shape[-1],
-        n=out.shape[-2],
-        k=a.shape[-1],
-        first_ld=_leading(b),
-        second_ld=_leading(a),
-        out_ld=_leading(out),
-        first_stride=_batch_stride(b),
-        second_stride=_batch_stride(a),
-        out_stride=_batch_stride(out),
-        batch=out.shape[0] if out.ndim == 3 else 1,
-    )
-
-
-def _leading(array: Array) -> int:
-    # The stride of a single row means nothing, but cuBLAS wants at least the row's length.
-    rows, columns = array.shape[-2:]
-    return max(columns, 1) if rows == 1 else int(array.strides[-2]) // int(array.dtype.itemsize)
-
-
-def _batch_stride(array: Array) -> int:
-    return int(array.strides[0]) // int(array.dtype.itemsize) if array.ndim == 3 else 0
+    def done(self) -> bool:
+        return bool(self._event.done)
 
 
 def nearest_arch(capability: int, supported: Sequence[int]) -> int:
@@ -230,11 +242,3 @@ def _import_cupy() -> Any:
             f"no GPU was found; where there is one, install an NVIDIA driver ({reason})"
         )
     return cupy
-
-
-def _import_cublas() -> Any:
-    try:
-        from cupy_backends.cuda.libs import cublas
-    except ImportError as error:
-        raise BackendUnavailable(f"cuBLAS could not be loaded ({error}): {_REMEDY}") from None
-    return cublas

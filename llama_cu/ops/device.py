@@ -16,6 +16,26 @@ Kernel = Callable[[tuple[int, ...], tuple[int, ...], Sequence[Any], int], None]
 """kernel(grid, block, args, shared_bytes): args are device arrays and NumPy scalars of the exact
 C width (np.int32, np.float32, np.uint64); never a bare int or float."""
 
+KernelRequest = tuple[str, str, tuple[str | int, ...]]
+"""What `Device.kernel` is asked for: file, name, template arguments."""
+
+
+class Event(Protocol):
+    """A point in the queue of a device's work."""
+
+    def wait(self) -> None:
+        """Return when all work that was queued before the event is done."""
+
+    def done(self) -> bool:
+        """Whether it is, without waiting."""
+
+
+class Graph(Protocol):
+    """Launches and products that were captured, to be queued again by one call."""
+
+    def launch(self) -> None:
+        """Queue them all, on the addresses of the capture."""
+
 
 @runtime_checkable
 class Device(Protocol):
@@ -37,6 +57,34 @@ class Device(Protocol):
     def download(self, array: Array) -> np.ndarray:
         """A NumPy copy; waits for all queued work."""
 
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Page-locked host memory, which `copy_in` and `copy_out` take; uninitialised."""
+
+    def copy_in(self, host: np.ndarray, out: Array) -> None:
+        """Queue a copy of pinned memory to a device array of the same shape and dtype.
+
+        Returns at once: the host array must stay as it is until an event recorded after this.
+        """
+
+    def copy_out(self, array: Array, host: np.ndarray) -> None:
+        """Queue a copy of a contiguous device array to pinned memory; it is there at an event
+        recorded after this.
+        """
+
+    def record(self) -> Event:
+        """An event behind all that is queued so far."""
+
+    def synchronize(self) -> None:
+        """Wait for all queued work."""
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """What `work` launches and multiplies, not done now but whenever the graph is launched.
+
+        Arrays that `work` makes by `empty` belong to the graph and hold nothing between two
+        launches; every other array must be alive at each launch. `work` may not copy or wait, and
+        every kernel it launches must have run before.
+        """
+
     def free_memory(self) -> int:
         """Bytes that could still be allocated."""
 
@@ -45,6 +93,9 @@ class Device(Protocol):
 
         An argument that is None becomes a null pointer.
         """
+
+    def prepare(self, requests: Sequence[KernelRequest]) -> None:
+        """Compile these kernels side by side, as far as they are not cached. Any thread may ask."""
 
     def gemm(
         self,
@@ -63,6 +114,16 @@ class Device(Protocol):
         (0 repeats an operand). a and b share a dtype; out has it too, or is float32. With
         beta = 0 what out held is not read. Raises ValueError for operands that do not fit.
         """
+
+
+def check_copy(name: str, host: np.ndarray, array: Array) -> None:
+    """ValueError unless `Device.copy_in` or `copy_out` may copy between the two."""
+    if host.shape != array.shape or host.dtype != array.dtype:
+        raise ValueError(
+            f"{name}: host {host.shape} {host.dtype} and device {array.shape} {array.dtype} differ"
+        )
+    if not (host.flags.c_contiguous and array.flags.c_contiguous):
+        raise ValueError(f"{name}: both sides must be C-contiguous")
 
 
 def check_gemm(a: Array, b: Array, out: Array, *, transpose_b: bool) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from llama_cu.batch import Batch, LogitEdits, LogitMasks, SamplingRows
+from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.base import Ops
 from llama_cu.ops.numpy_attention import attention, unseen
 from llama_cu.ops.numpy_sampling import draw, edit, logprobs, mask
+from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 
@@ -49,6 +50,7 @@ _ASSUMED_MEMORY = 4 << 30
 class NumpyOps(Ops):
     """`Ops` on the CPU."""
 
+    device = None
     device_name = "cpu (NumPy)"
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
@@ -76,6 +78,9 @@ class NumpyOps(Ops):
         self._chunk = self._chunk[-(-size // _LINE_ELEMENTS) * _LINE_ELEMENTS :]
         return taken
 
+    def weight_loader(self) -> WeightLoader | None:
+        return None
+
     def download(self, array: Array) -> Array:
         return array
 
@@ -94,6 +99,25 @@ class NumpyOps(Ops):
 
     def _round(self, x: Array) -> Array:
         return x if self._exact else x.astype(self.dtype).astype(np.float32)
+
+    def captures(self, head_dim: int) -> bool:
+        return False
+
+    def begin_decode(
+        self, lengths: Array, block_tables: Array, block_size: int, rope_from: int | None
+    ) -> DecodeRows:
+        is_empty = lengths < 0
+        positions = np.maximum(lengths, 0)
+        blocks = block_tables[np.arange(len(lengths)), positions // block_size]
+        slots = blocks * block_size + positions % block_size
+        past = np.zeros_like(positions) if rope_from is None else positions + 1 - rope_from
+        lengths += ~is_empty
+        return DecodeRows(
+            positions=positions,
+            rope_rows=np.maximum(past, 0),
+            slot_mapping=np.where(is_empty, -1, slots).astype(np.int32),
+            context_lens=positions + np.int32(1),
+        )
 
     def gather(self, table: Array, rows: Array) -> Array:
         # take would first copy a whole table whose rows are not contiguous
@@ -153,13 +177,13 @@ class NumpyOps(Ops):
     def store_kv(
         self, k: Array, v: Array, k_cache: Array, v_cache: Array, slot_mapping: Array
     ) -> None:
+        # an index array for one token costs more than the copy
+        slots = slot_mapping.item() if slot_mapping.size == 1 else slot_mapping[slot_mapping >= 0]
         if slot_mapping.size == 1:
-            # an index array for one token costs more than the copy
-            if (slots := slot_mapping.item()) < 0:
+            if slots < 0:
                 return
-        elif (slots := slot_mapping).size and slots.min() < 0:
-            stored = slots >= 0
-            k, v, slots = k[stored], v[stored], slots[stored]
+        elif slots.size < slot_mapping.size:
+            k, v = k[slot_mapping >= 0], v[slot_mapping >= 0]
         k_cache.reshape(-1, *k.shape[1:])[slots] = k
         v_cache.reshape(-1, *v.shape[1:])[slots] = v
 
@@ -199,10 +223,13 @@ class NumpyOps(Ops):
     def mask_logits(self, logits: Array, masks: LogitMasks) -> Array:
         return mask(logits, masks)
 
-    def sample(self, logits: Array, rows: SamplingRows) -> Array:
+    def sample(self, logits: Array, rows: SamplingRows, out: Array | None = None) -> Array:
+        out = np.empty(len(logits), np.int32) if out is None else out
         if rows.all_greedy:
-            return logits.argmax(axis=-1).astype(np.int32)
-        return np.array([draw(logits[i], rows, i) for i in range(len(logits))], np.int32)
+            out[:] = logits.argmax(axis=-1)
+        else:
+            out[:] = [draw(logits[i], rows, i) for i in range(len(logits))]
+        return out
 
     def logprobs(self, logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:
         return logprobs(logits, token_ids, num_top)

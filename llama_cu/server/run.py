@@ -71,6 +71,18 @@ class Server(uvicorn.Server):
         self._state.service.begin_drain()
         self._state.sessions.end_streams()
         await super().shutdown(sockets)
+        if self.force_exit:
+            await self._drop_open_answers()
+
+    async def _drop_open_answers(self) -> None:
+        """What a second signal asks for; uvicorn would leave them to the end of the event loop."""
+        logging.getLogger("uvicorn.error").disabled = True  # it takes each for a crash
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSING_S)
+        await self.lifespan.shutdown()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from llama_cu.ops.cuda_kernels import KERNEL_DIR, Specialisation
-from llama_cu.ops.device import Kernel, check_gemm
+from llama_cu.ops.device import Kernel, KernelRequest, check_copy, check_gemm
 from tests.cuda_on_cpu import arguments
 from tests.cuda_on_cpu.build import build
 from tests.cuda_on_cpu.bundles import bundle
 from tests.cuda_on_cpu.library import ORDERS, Arena, KernelFault, LaunchError, Library
-from tests.cuda_on_cpu.memory import Memory
+from tests.cuda_on_cpu.memory import POISON, Memory
+from tests.cuda_on_cpu.queue import Event, Graph, Place, WorkQueue
 
 Array = Any
 SANITIZE_VARIABLE = "CUDA_ON_CPU_SANITIZE"
@@ -30,7 +31,8 @@ class CpuDevice:
     `sanitize` builds kernels with AddressSanitizer and UBSan (the process must be started by
     tests.cuda_on_cpu.sanitized). `order` is how threads and blocks take turns: "forward",
     "reversed", or a seed; no kernel's result may depend on it. Both default to what the
-    environment says, so that a whole test run can be repeated under them.
+    environment says, so that a whole test run can be repeated under them. With `lazy` nothing is
+    done before somebody waits for it.
     """
 
     name = "cuda-on-cpu"
@@ -40,6 +42,7 @@ class CpuDevice:
         *,
         sanitize: bool | None = None,
         order: str | int | None = None,
+        lazy: bool = False,
         num_multiprocessors: int = 8,
         max_shared_bytes: int = 64 * 1024,
         memory_bytes: int = 2**32,
@@ -48,19 +51,23 @@ class CpuDevice:
     ) -> None:
         self.num_multiprocessors = num_multiprocessors
         self.max_shared_bytes = max_shared_bytes  # default: of sm_75, the smallest we run on
-        self.requests: set[tuple[str, str, tuple[str | int, ...]]] = set()
+        self.requests: set[KernelRequest] = set()
+        self.prepared: set[KernelRequest] = set()
         self._sanitize = bool(os.environ.get(SANITIZE_VARIABLE)) if sanitize is None else sanitize
         self._order = _order(os.environ.get(ORDER_VARIABLE, "forward") if order is None else order)
         self._kernel_dir = kernel_dir
         self._arch = arch
         self._memory = Memory(memory_bytes, sanitize=self._sanitize)
+        self._queue = WorkQueue(lazy=lazy)
         self._arena: Arena | None = None
         self._libraries: dict[Path, Library] = {}
-        self._kernels: dict[tuple[str, str, tuple[str | int, ...]], Kernel] = {}
+        self._kernels: dict[KernelRequest, Kernel] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """A C-contiguous array whose bytes are all 0xFF, guarded on both sides."""
-        return self._memory.empty(shape, dtype)
+        array = self._memory.empty(shape, dtype)
+        self._queue.own(array)
+        return array
 
     def sparse(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array of zeros that takes memory only where it is touched, guarded on both sides."""
@@ -69,13 +76,43 @@ class CpuDevice:
     def upload(self, host: np.ndarray) -> Array:
         if not host.flags.c_contiguous:
             raise ValueError(f"upload: the array must be C-contiguous, got strides {host.strides}")
-        array = self.empty(host.shape, host.dtype)
-        array[...] = host
+        self._queue.forbid_in_capture("an upload")
+        array, source = self.empty(host.shape, host.dtype), host.copy()
+        self._queue.add(lambda: np.copyto(array, source))
         return array
 
     def download(self, array: Array) -> np.ndarray:
+        self._queue.wait()
         self._memory.check()
         return np.array(array)
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Host memory that a device would not own: full of 0xFF."""
+        raw = np.full(int(np.prod(shape)) * np.dtype(dtype).itemsize, POISON, np.uint8)
+        return raw.view(dtype).reshape(shape)
+
+    def copy_in(self, host: np.ndarray, out: Array) -> None:
+        self._check_copy("copy_in", host, out)
+        self._queue.add(lambda: np.copyto(out, host))
+
+    def copy_out(self, array: Array, host: np.ndarray) -> None:
+        self._check_copy("copy_out", host, array)
+        self._queue.add(lambda: np.copyto(host, array))
+
+    def _check_copy(self, name: str, host: np.ndarray, array: Array) -> None:
+        check_copy(name, host, array)
+        if not self._memory.owns(array) or self._memory.owns(host):
+            raise ValueError(f"{name}: one side must be device memory, the other host memory")
+
+    def record(self) -> Event:
+        return Event(self._queue)
+
+    def synchronize(self) -> None:
+        self._queue.wait()
+        self._memory.check()
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        return self._queue.capture(work)
 
     def free_memory(self) -> int:
         return self._memory.free_bytes()
@@ -87,6 +124,10 @@ class CpuDevice:
             self._kernels[request] = self._load(Specialisation(file, name, template_args))
             self.requests.add(request)
         return self._kernels[request]
+
+    def prepare(self, requests: Sequence[KernelRequest]) -> None:
+        """Remember what was announced; it is compiled when it is asked for."""
+        self.prepared.update(requests)
 
     def gemm(
         self,
@@ -103,15 +144,9 @@ class CpuDevice:
         for array in (a, b, out):
             if not self._memory.owns(array):
                 raise ValueError("gemm: an operand is not in device memory: upload it")
-        right = b.astype(np.float32, copy=False)
-        with np.errstate(all="ignore"):  # a GPU says nothing about infinities
-            right = right.swapaxes(-1, -2) if transpose_b else right
-            product = a.astype(np.float32, copy=False) @ right
-            if alpha != 1.0:
-                product *= np.float32(alpha)
-            if beta != 0.0:
-                product += np.float32(beta) * out.astype(np.float32)
-            out[...] = product.astype(out.dtype)
+        places = [Place.of(array) for array in (a, b, out)]
+        work = partial(_multiply, places, transpose_b=transpose_b, alpha=alpha, beta=beta)
+        self._queue.add_launch(work, (a, b, out))
 
     def _load(self, wanted: Specialisation) -> Kernel:
         together = bundle(wanted, self._kernel_dir)
@@ -138,7 +173,8 @@ class CpuDevice:
         args: Sequence[Any],
         shared_bytes: int = 0,
     ) -> None:
-        assert self._arena is not None
+        arena = self._arena
+        assert arena is not None
         try:
             extents = arguments.three("grid", grid, limits=arguments.MAX_GRID)
             threads = arguments.three("block", block, limits=arguments.MAX_BLOCK)
@@ -151,18 +187,46 @@ class CpuDevice:
             if not 0 <= shared_bytes <= limit:
                 raise LaunchError(f"shared_bytes must be in [0, {limit}], got {shared_bytes}")
             packed = arguments.pack(library.parameters[index], args, memory=self._memory)
-            library.launch(
-                index,
-                extents,
-                block=threads,
-                args=packed,
-                shared_bytes=shared_bytes,
-                arena=self._arena,
-                order=self._order,
-            )
-            self._memory.check(arg for arg in args if isinstance(arg, np.ndarray))
-        except (LaunchError, KernelFault) as error:
-            raise type(error)(f"{label}: {error}") from None
+        except LaunchError as error:
+            raise LaunchError(f"{label}: {error}") from None
+
+        def run(allocations: Sequence[np.ndarray]) -> None:
+            try:
+                library.launch(
+                    index,
+                    extents,
+                    block=threads,
+                    args=packed,
+                    shared_bytes=shared_bytes,
+                    arena=arena,
+                    order=self._order,
+                )
+                self._memory.check(allocations)
+            except KernelFault as error:
+                raise KernelFault(f"{label}: {error}") from None
+
+        self._queue.add_launch(run, [arg for arg in args if isinstance(arg, np.ndarray)])
+
+
+def _multiply(
+    places: Sequence[Place],
+    allocations: Sequence[np.ndarray],
+    *,
+    transpose_b: bool,
+    alpha: float,
+    beta: float,
+) -> None:
+    pairs = zip(places, allocations, strict=True)
+    a, b, out = (place.within(memory) for place, memory in pairs)
+    right = b.astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):  # a GPU says nothing about infinities
+        right = right.swapaxes(-1, -2) if transpose_b else right
+        product = a.astype(np.float32, copy=False) @ right
+        if alpha != 1.0:
+            product *= np.float32(alpha)
+        if beta != 0.0:
+            product += np.float32(beta) * out.astype(np.float32)
+        out[...] = product.astype(out.dtype)
 
 
 def _order(order: str | int) -> str | int:

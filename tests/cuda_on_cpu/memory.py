@@ -74,11 +74,11 @@ class Memory:
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether the array lies in an allocation of this device."""
-        return id(_owner(array)) in self._live
+        return id(owner_of(array)) in self._live
 
     def check(self, arrays: Iterable[np.ndarray] | None = None) -> None:
         """KernelFault when something wrote into the guards of these arrays (default: of all)."""
-        owners = [_owner(a) for a in arrays] if arrays is not None else self._owners()
+        owners = [owner_of(a) for a in arrays] if arrays is not None else self._owners()
         for raw in owners:
             _, start, num_bytes, noise = self._live[id(raw)]
             for where, guard in (("before", raw[:start]), ("behind", raw[start + num_bytes :])):
@@ -122,7 +122,8 @@ class Memory:
         self._live[key] = (weakref.ref(raw, release), start, num_bytes, noise)
 
 
-def _owner(array: np.ndarray) -> Any:
+def owner_of(array: np.ndarray) -> Any:
+    """The allocation that an array is a view of."""
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
