@@ -41,7 +41,13 @@ SANITIZER_OPTIONS = (
     *("--report-api-errors", "no"),
 )
 
-OPS = ("tests/test_ops.py", "tests/test_attention.py", "tests/test_sampling.py")
+OPS = (
+    "tests/test_ops.py",
+    "tests/test_matvec.py",
+    "tests/test_rotate_and_store.py",
+    "tests/test_attention.py",
+    "tests/test_sampling.py",
+)
 # Of every kernel that shares memory between threads, one shape; a tool slows it some 100 times.
 SHARING = (
     "cuda-float32 and not linear and not unfused and (test_rms_norm and 100-3 or head_norm and 80-3"

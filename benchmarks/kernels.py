@@ -92,7 +92,7 @@ def time_ops(
             ops, config, num_tokens=num_tokens, context=context, cache_bytes=cache_bytes
         )
         rows = {
-            case.name: _row(case, _median_s(ops, case.run, repeats)) for case in problem.cases()
+            case.name: case_row(case, median_s(ops, case.run, repeats)) for case in problem.cases()
         }
         steps[step] = rows
     return {
@@ -105,7 +105,8 @@ def time_ops(
     }
 
 
-def _median_s(ops: Ops, run: Callable[[], Array], repeats: int) -> float:
+def median_s(ops: Ops, run: Callable[[], Array], repeats: int) -> float:
+    """Seconds of one call, of many that are queued at once."""
     samples = []
     _wait(ops, run())  # compiles
     for _ in range(repeats):
@@ -121,7 +122,8 @@ def _wait(ops: Ops, result: Array) -> None:
     ops.download(result.reshape(-1)[:1])
 
 
-def _row(case: Case, seconds: float) -> dict[str, float]:
+def case_row(case: Case, seconds: float) -> dict[str, float]:
+    """What is reported of a case that took so long."""
     row = {"us": round(seconds * 1e6, 1), "GB/s": round(case.num_bytes / seconds / 1e9, 1)}
     return {**row, "GFLOP/s": round(case.flops / seconds / 1e9, 1)} if case.flops else row
 
