@@ -99,6 +99,9 @@ TEMPLATES: tuple[Template, ...] = (
     Template("logits", "logprobs"),
     Template("sampling", "argmax"),
     Template("sampling", "sample"),
+    Template("sampling", "share_maxima"),
+    Template("sampling", "argmax_of_shares"),
+    Template("sampling", "sample_shares"),
     Template("sampling", "random_words"),
 )
 

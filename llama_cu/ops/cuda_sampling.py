@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,12 @@ def _check_logits(logits: Array) -> tuple[int, int]:
     return num_rows, vocab_size
 
 
-# Of 1024 threads each has 64 registers, which are not enough on every GPU.
-_MAX_SAMPLE_THREADS = 512
+# One block a row up to here; beyond it the launch of a second kernel is the smaller cost.
+_MAX_ONE_BLOCK_ARGMAX = 32768
+_MAX_ONE_BLOCK_SAMPLE = 8192
+_SAMPLE_THREADS = 512  # of sample at most, and of sample_shares
+_TILE = 256  # as in sampling.cu
+_MAX_SHARES = 1024
 
 
 def _block(vocab_size: int) -> int:
@@ -75,8 +80,7 @@ def launch_sample(
     out = device.empty((num_rows,), _INT32) if out is None else out
     check_array("sample: out", out, shape=(num_rows,), dtype=_INT32)
     if rows.all_greedy:
-        kernel = device.kernel("sampling", "argmax")
-        launch(kernel, (num_rows,), _block(vocab_size), logits, out, np.int32(vocab_size))
+        _launch_argmax(device, logits, out)
         return out
     for name in ("temperature", "top_p", "min_p"):
         check_array(f"rows.{name}", getattr(rows, name), shape=(num_rows,), dtype=_FLOAT32)
@@ -84,10 +88,63 @@ def launch_sample(
         check_array(f"rows.{name}", getattr(rows, name), shape=(num_rows,), dtype=_INT32)
     check_array("rows.seeds", rows.seeds, shape=(num_rows, 2), dtype=_INT32)
     cuts = (rows.temperature, rows.top_k, rows.top_p, rows.min_p)
-    args = (logits, *cuts, rows.seeds, rows.positions, out, np.int32(vocab_size))
-    block = min(_block(vocab_size), _MAX_SAMPLE_THREADS)
-    launch(device.kernel("sampling", "sample"), (num_rows,), block, *args)
+    args = (logits, *cuts, rows.seeds, rows.positions, out)
+    if vocab_size <= _MAX_ONE_BLOCK_SAMPLE:
+        block = min(_block(vocab_size), _SAMPLE_THREADS)
+        kernel = device.kernel("sampling", "sample")
+        launch(kernel, (num_rows,), block, *args, np.int32(vocab_size))
+        return out
+    shares = _launch_share_maxima(device, logits)
+    words = device.empty((num_rows, ceil_div(vocab_size, 32)), _INT32)
+    sums = device.empty((num_rows, shares.count), np.dtype(np.uint64))
+    scratch = (shares.maxima, shares.arrived, words, sums)
+    grid = _shares_grid(device, num_rows, shares.count, num_warps=_SAMPLE_THREADS // 32)
+    kernel = device.kernel("sampling", "sample_shares")
+    launch(kernel, grid, _SAMPLE_THREADS, *args, *scratch, *shares.sizes)
     return out
+
+
+def _launch_argmax(device: Device, logits: Array, out: Array) -> None:
+    num_rows, vocab_size = logits.shape
+    if vocab_size <= _MAX_ONE_BLOCK_ARGMAX:
+        kernel = device.kernel("sampling", "argmax")
+        launch(kernel, (num_rows,), _block(vocab_size), logits, out, np.int32(vocab_size))
+        return
+    shares = _launch_share_maxima(device, logits)
+    kernel = device.kernel("sampling", "argmax_of_shares")
+    launch(kernel, (num_rows,), 256, logits, shares.maxima, out, *shares.sizes)
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Rows cut into shares, with the largest logit of each."""
+
+    maxima: Array
+    arrived: Array
+    count: int
+    sizes: tuple[np.int32, np.int32, np.int32]  # vocab_size, share_size, num_shares
+
+
+def _launch_share_maxima(device: Device, logits: Array) -> _Shares:
+    num_rows, vocab_size = logits.shape
+    share_size = _TILE * ceil_div(vocab_size, _TILE * _MAX_SHARES)
+    count = ceil_div(vocab_size, share_size)
+    maxima = device.empty((num_rows, count), _INT32)
+    arrived = device.empty((num_rows,), _INT32)
+    sizes = (np.int32(vocab_size), np.int32(share_size), np.int32(count))
+    grid = _shares_grid(device, num_rows, count, num_warps=8)
+    kernel = device.kernel("sampling", "share_maxima")
+    launch(kernel, grid, 256, logits, maxima, arrived, *sizes)
+    return _Shares(maxima, arrived, count, sizes)
+
+
+def _shares_grid(
+    device: Device, num_rows: int, num_shares: int, *, num_warps: int
+) -> tuple[int, int]:
+    """Enough blocks to fill the chip, with no more warps than shares. No result depends on it."""
+    warps_wanted = 32 * device.num_multiprocessors
+    blocks = ceil_div(warps_wanted, num_warps * max(1, num_rows))
+    return num_rows, min(blocks, ceil_div(num_shares, num_warps))
 
 
 def launch_logprobs(
