@@ -1,6 +1,7 @@
 // A block's draw of one of many logits, by the rule of numpy_sampling.py: weights, filters, draw.
 #pragma once
 
+#include "philox.cuh"
 #include "select.cuh"
 
 constexpr float kWeightOne = 1099511627776.0f;  // 2^40
@@ -47,6 +48,11 @@ struct Survivors {
 
 __device__ inline Count min_weight_of(float min_p) {
   return min_p > 0.0f ? (Count)(double(min_p) * 1099511627776.0) : 0;
+}
+
+// What top_p asks for of a total.
+__device__ inline Count needed_of(float top_p, Count total) {
+  return max((Count)1, (Count)(double(top_p) * double(total)));
 }
 
 // The sum of the survivors' weights, to all threads.
@@ -140,4 +146,11 @@ __device__ inline int position_at(const WeightedRow& row, Survivors survivors, i
 __device__ inline int draw(const WeightedRow& row, Survivors survivors, int size, Count fraction) {
   const Count total = total_weight(row, survivors, size);
   return total == 0 ? -1 : position_at(row, survivors, size, __umul64hi(fraction, total));
+}
+
+// The row's 64 random bits.
+__device__ inline Count random_fraction(const int* seeds, const int* positions, int row) {
+  const PhiloxWords random =
+      philox({{(unsigned)positions[row], 0, 0, 0}}, seeds[2 * row], seeds[2 * row + 1]);
+  return (Count)random.word[1] << 32 | random.word[0];
 }

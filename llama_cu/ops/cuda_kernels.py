@@ -99,10 +99,11 @@ TEMPLATES: tuple[Template, ...] = (
     Template("logits", "logprobs"),
     Template("sampling", "argmax"),
     Template("sampling", "sample"),
-    Template("sampling", "share_maxima"),
-    Template("sampling", "argmax_of_shares"),
-    Template("sampling", "sample_shares"),
     Template("sampling", "random_words"),
+    Template("wide_sampling", "share_maxima"),
+    Template("wide_sampling", "argmax_of_shares"),
+    Template("wide_sampling", "sample_shares"),
+    Template("wide_sampling", "sample_flat"),
 )
 
 

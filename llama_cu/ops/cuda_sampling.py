@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ MAX_TOP = 64  # as in logits.cu
 _MAX_VOCAB_SIZE = 1 << 23  # 2^40 times that fits 64 bits
 
 _INT32 = np.dtype(np.int32)
+_UINT64 = np.dtype(np.uint64)
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -31,8 +31,9 @@ def _check_logits(logits: Array) -> tuple[int, int]:
 # One block a row up to here; beyond it the launch of a second kernel is the smaller cost.
 _MAX_ONE_BLOCK_ARGMAX = 32768
 _MAX_ONE_BLOCK_SAMPLE = 8192
-_SAMPLE_THREADS = 512  # of sample at most, and of sample_shares
-_TILE = 256  # as in sampling.cu
+_SAMPLE_THREADS = 512
+_TILE = 256  # this and the next as in wide_sampling.cu
+_NUM_BINS = 2048
 _MAX_SHARES = 1024
 
 
@@ -94,13 +95,7 @@ def launch_sample(
         kernel = device.kernel("sampling", "sample")
         launch(kernel, (num_rows,), block, *args, np.int32(vocab_size))
         return out
-    shares = _launch_share_maxima(device, logits)
-    words = device.empty((num_rows, ceil_div(vocab_size, 32)), _INT32)
-    sums = device.empty((num_rows, shares.count), np.dtype(np.uint64))
-    scratch = (shares.maxima, shares.arrived, words, sums)
-    grid = _shares_grid(device, num_rows, shares.count, num_warps=_SAMPLE_THREADS // 32)
-    kernel = device.kernel("sampling", "sample_shares")
-    launch(kernel, grid, _SAMPLE_THREADS, *args, *scratch, *shares.sizes)
+    _launch_wide_sample(device, logits, rows, out)
     return out
 
 
@@ -110,41 +105,52 @@ def _launch_argmax(device: Device, logits: Array, out: Array) -> None:
         kernel = device.kernel("sampling", "argmax")
         launch(kernel, (num_rows,), _block(vocab_size), logits, out, np.int32(vocab_size))
         return
-    shares = _launch_share_maxima(device, logits)
-    kernel = device.kernel("sampling", "argmax_of_shares")
+    shares = _Shares(device, logits)
+    shares.launch_maxima()
+    kernel = device.kernel("wide_sampling", "argmax_of_shares")
     launch(kernel, (num_rows,), 256, logits, shares.maxima, out, *shares.sizes)
 
 
-@dataclass(frozen=True)
-class _Shares:
-    """Rows cut into shares, with the largest logit of each."""
-
-    maxima: Array
-    arrived: Array
-    count: int
-    sizes: tuple[np.int32, np.int32, np.int32]  # vocab_size, share_size, num_shares
-
-
-def _launch_share_maxima(device: Device, logits: Array) -> _Shares:
+def _launch_wide_sample(device: Device, logits: Array, rows: SamplingRows, out: Array) -> None:
     num_rows, vocab_size = logits.shape
-    share_size = _TILE * ceil_div(vocab_size, _TILE * _MAX_SHARES)
-    count = ceil_div(vocab_size, share_size)
-    maxima = device.empty((num_rows, count), _INT32)
-    arrived = device.empty((num_rows,), _INT32)
-    sizes = (np.int32(vocab_size), np.int32(share_size), np.int32(count))
-    grid = _shares_grid(device, num_rows, count, num_warps=8)
-    kernel = device.kernel("sampling", "share_maxima")
-    launch(kernel, grid, 256, logits, maxima, arrived, *sizes)
-    return _Shares(maxima, arrived, count, sizes)
+    shares = _Shares(device, logits)
+    histogram = device.empty((num_rows, _NUM_BINS), _UINT64)
+    words = device.empty((num_rows, ceil_div(vocab_size, 32)), _INT32)
+    sums = device.empty((num_rows, shares.count), _UINT64)
+    shares.launch_maxima(histogram)
+    arrays = (out, shares.maxima, shares.state, histogram, words, sums, *shares.sizes)
+    draws = (rows.top_p, rows.min_p, rows.seeds, rows.positions)
+    grid = shares.grid(num_warps=_SAMPLE_THREADS // 32)
+    sample_shares = device.kernel("wide_sampling", "sample_shares")
+    first = (logits, rows.temperature, rows.top_k, *draws)
+    launch(sample_shares, grid, _SAMPLE_THREADS, *first, *arrays)
+    sample_flat = device.kernel("wide_sampling", "sample_flat")
+    launch(sample_flat, grid, _SAMPLE_THREADS, logits, rows.temperature, *draws, *arrays)
 
 
-def _shares_grid(
-    device: Device, num_rows: int, num_shares: int, *, num_warps: int
-) -> tuple[int, int]:
-    """Enough blocks to fill the chip, with no more warps than shares. No result depends on it."""
-    warps_wanted = 32 * device.num_multiprocessors
-    blocks = ceil_div(warps_wanted, num_warps * max(1, num_rows))
-    return num_rows, min(blocks, ceil_div(num_shares, num_warps))
+class _Shares:
+    """Rows cut into shares; kernels/wide_sampling.cu."""
+
+    def __init__(self, device: Device, logits: Array) -> None:
+        num_rows, vocab_size = logits.shape
+        share_size = _TILE * ceil_div(vocab_size, _TILE * _MAX_SHARES)
+        self.count = ceil_div(vocab_size, share_size)
+        self.sizes = (np.int32(vocab_size), np.int32(share_size), np.int32(self.count))
+        self.maxima = device.empty((num_rows, self.count), _INT32)
+        self.state = device.empty((num_rows, 2), _INT32)
+        self._device, self._logits = device, logits
+
+    def launch_maxima(self, histogram: Array | None = None) -> None:
+        """Find each share's largest logit, and set state and histogram to 0."""
+        kernel = self._device.kernel("wide_sampling", "share_maxima")
+        arrays = (self._logits, self.maxima, self.state, histogram)
+        launch(kernel, self.grid(num_warps=8), 256, *arrays, *self.sizes)
+
+    def grid(self, *, num_warps: int) -> tuple[int, int]:
+        """Blocks to fill the chip, with no more warps than shares. No result depends on it."""
+        num_rows = len(self.maxima)
+        blocks = ceil_div(32 * self._device.num_multiprocessors, num_warps * max(1, num_rows))
+        return num_rows, min(blocks, ceil_div(self.count, num_warps))
 
 
 def launch_logprobs(
