@@ -23,8 +23,8 @@
 //
 //   grid    num_rows blocks; a block owns a row
 //   block   a multiple of 32 threads, 64 to 512: of 1024, each would have too few registers
-//   memory  reads logits once for the largest and three times for the draw, and from cache four
-//           to six times more for top_k and for top_p each; 17 KiB of shared memory
+//   memory  reads logits once for the largest, and from cache twice for the draw and three to six
+//           times more for top_k and for top_p each; 17 KiB of shared memory
 //   needs   1 <= vocab_size <= 2^23, so that a sum of weights fits 64 bits
 //
 // random_words: the generator alone, for its known answers.

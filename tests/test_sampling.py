@@ -290,6 +290,19 @@ def test_logprobs(ops, rng, num_rows, vocab_size, num_top):
     np.testing.assert_allclose(top, np.take_along_axis(want, want_ids, axis=1), atol=1e-5)
 
 
+@pytest.mark.parametrize(("vocab_size", "num_top"), [(64, 64), (1100, 64), (5000, 7)])
+@pytest.mark.parametrize("num_levels", [1, 2, 3])
+def test_of_very_many_ties_the_lowest_ids_are_on_top(ops, rng, vocab_size, num_top, num_levels):
+    logits = rng.integers(0, num_levels, (3, vocab_size)).astype(np.float32)
+    logits[2, -1] = 5
+    arrays = put_as(ops, logits, np.float32), put_as(ops, [0, 1, 2])
+    _, top_ids, top = (got(ops, a) for a in ops.logprobs(*arrays, num_top))
+    want_ids = np.argsort(-logits, axis=1, kind="stable")[:, :num_top]
+    want = np.take_along_axis(reference.logprobs(logits.astype(np.float64)), want_ids, axis=1)
+    np.testing.assert_array_equal(top_ids, want_ids)
+    np.testing.assert_allclose(top, want, atol=1e-5)
+
+
 def test_logprobs_of_banned_tokens_are_minus_infinity(ops):
     logits = np.array([[1.0, -np.inf, 2.0, -np.inf]], np.float32)
     chosen, top_ids, top = ops.logprobs(put_as(ops, logits, np.float32), put_as(ops, [1]), 4)

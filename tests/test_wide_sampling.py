@@ -39,7 +39,7 @@ def rng() -> np.random.Generator:
 
 
 class KeepingDevice(CpuDevice):
-    """A CPU device whose arrays can be looked at afterwards."""
+    """A CPU device whose new arrays hold old values, and can be looked at afterwards."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -47,6 +47,7 @@ class KeepingDevice(CpuDevice):
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         array = super().empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[...] = 0x5B
         self.kept.append(array)
         return array
 
