@@ -105,6 +105,10 @@ TEMPLATES: tuple[Template, ...] = (
     Template("sampling", "argmax"),
     Template("sampling", "sample"),
     Template("sampling", "random_words"),
+    Template("wide_sampling", "share_maxima"),
+    Template("wide_sampling", "argmax_of_shares"),
+    Template("wide_sampling", "sample_shares"),
+    Template("wide_sampling", "sample_flat"),
 )
 
 
