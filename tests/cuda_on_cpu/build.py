@@ -110,7 +110,7 @@ def cache_dir() -> Path:
 def compile_flags(*, sanitize: bool, arch: int) -> list[str]:
     """All flags but the input and output."""
     compiler = find_compiler()
-    flags = [*_FLAGS, *machine_flags(), f"-D__CUDA_ARCH__={arch}", f"-I{SHIM_DIR}"]
+    flags = [*_FLAGS, *machine_flags(), f"-D__CUDA_ARCH__={arch}0", f"-I{SHIM_DIR}"]
     flags += ["-include", str(SHIM_DIR / "cuda_shim.h")]
     flags += _GCC_FLAGS if compiler.is_gcc else _CLANG_FLAGS
     if sanitize:
@@ -155,7 +155,7 @@ def _digest(source: Path, wrapper: str, flags: Sequence[str]) -> str:
 
 
 def build(
-    source: Path, expressions: Sequence[str], *, sanitize: bool = False, arch: int = 800
+    source: Path, expressions: Sequence[str], *, sanitize: bool = False, arch: int = 80
 ) -> Path:
     """The shared object with these kernels of a .cu file, compiled unless the cache has it.
 
