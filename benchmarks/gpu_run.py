@@ -107,6 +107,7 @@ class GpuRun:
             tests[0],
             tests[1],
             Part("kernels", 90, partial(self._kernels, folder)),
+            Part("matvec", 60, self._matvec),
             Part("cpu_vs_gpu story", 60, story),
             Part("cpu_vs_gpu random", 90, partial(self._compare_random, folder)),
             *tests[2:],
@@ -163,6 +164,15 @@ class GpuRun:
         options += ["--repeats", "1", "--cache-mb", "1"] if self.rehearse else []
         return self._benchmark("kernels", model, options, name="kernels", limit_s=limit_s)
 
+    def _matvec(self, limit_s: float) -> dict[str, Any]:
+        options = ["--device", "cpu" if self.rehearse else "cuda"]
+        options += (
+            ["--shapes", "smollm2-135m", "--repeats", "1", "--cache-mb", "1"]
+            if self.rehearse
+            else []
+        )
+        return self._benchmark("matvec", None, options, name="matvec", limit_s=limit_s)
+
     def _compare(self, model: Path, name: str, limit_s: float) -> dict[str, Any]:
         if not (model / "model.safetensors").is_file():
             return {"could_not_run": f"{model.name} has no weights here"}
@@ -181,13 +191,13 @@ class GpuRun:
         return self._compare(model, model.name, limit_s)
 
     def _benchmark(
-        self, module: str, model: Path, options: list[str], *, name: str, limit_s: float
+        self, module: str, model: Path | None, options: list[str], *, name: str, limit_s: float
     ) -> dict[str, Any]:
         """Run a benchmark of this folder; its report, with the commit, goes to the results."""
         report = self.results[0] / f"{name}-{self.name}.json"
         report.unlink(missing_ok=True)
-        command = [sys.executable, "-m", f"benchmarks.{module}", "--model", str(model), *options]
-        command += ["--json", str(report)]
+        command = [sys.executable, "-m", f"benchmarks.{module}", *options, "--json", str(report)]
+        command += ["--model", str(model)] if model else []
         exit_code, seconds = run_limited(command, limit_s=limit_s, variables={}, log=self.log)
         if report.is_file():
             content = json.loads(report.read_text("utf-8"))

@@ -41,12 +41,19 @@ SANITIZER_OPTIONS = (
     *("--report-api-errors", "no"),
 )
 
-OPS = ("tests/test_ops.py", "tests/test_attention.py", "tests/test_sampling.py")
+OPS = (
+    "tests/test_ops.py",
+    "tests/test_matvec.py",
+    "tests/test_rotate_and_store.py",
+    "tests/test_attention.py",
+    "tests/test_sampling.py",
+    "tests/test_wide_sampling.py",
+)
 # Of every kernel that shares memory between threads, one shape; a tool slows it some 100 times.
 SHARING = (
     "cuda-float32 and not linear and not unfused and (test_rms_norm and 100-3 or head_norm and 80-3"
     " or softmax and 5-30 or ragged and 20 or groups and 100 or greedy and 1000"
-    " or draws_the_same and 1000 or test_logprobs and 5-1000-5)"
+    " or draws_the_same and 1000 or every_kind and 8193 or test_logprobs and 5-1000-5)"
 )
 
 

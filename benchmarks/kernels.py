@@ -29,6 +29,7 @@ from llama_cu.checkpoint.config import ModelConfig, load_config
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.backend import get_ops
 from llama_cu.ops.base import Ops
+from llama_cu.ops.cuda_ops import CudaOps
 
 Array = Any
 
@@ -92,7 +93,7 @@ def time_ops(
             ops, config, num_tokens=num_tokens, context=context, cache_bytes=cache_bytes
         )
         rows = {
-            case.name: _row(case, _median_s(ops, case.run, repeats)) for case in problem.cases()
+            case.name: case_row(case, median_s(ops, case.run, repeats)) for case in problem.cases()
         }
         steps[step] = rows
     return {
@@ -105,7 +106,8 @@ def time_ops(
     }
 
 
-def _median_s(ops: Ops, run: Callable[[], Array], repeats: int) -> float:
+def median_s(ops: Ops, run: Callable[[], Array], repeats: int) -> float:
+    """Seconds of one call, of many that are queued at once."""
     samples = []
     _wait(ops, run())  # compiles
     for _ in range(repeats):
@@ -121,7 +123,8 @@ def _wait(ops: Ops, result: Array) -> None:
     ops.download(result.reshape(-1)[:1])
 
 
-def _row(case: Case, seconds: float) -> dict[str, float]:
+def case_row(case: Case, seconds: float) -> dict[str, float]:
+    """What is reported of a case that took so long."""
     row = {"us": round(seconds * 1e6, 1), "GB/s": round(case.num_bytes / seconds / 1e9, 1)}
     return {**row, "GFLOP/s": round(case.flops / seconds / 1e9, 1)} if case.flops else row
 
@@ -241,22 +244,54 @@ class Problem:
         x, weights = self._normal(1, hidden), self._cold_weights(vocab, hidden)
         num_bytes = vocab * hidden * ops.storage_dtype.itemsize
         yield Case("logits", lambda: ops.logits(x, next(weights)), num_bytes, 2 * vocab * hidden)
-        logits = ops.logits(x, next(weights))
-        for name, temperature, top_p in (("sample greedy", 0.0, 1.0), ("sample top-p", 0.8, 0.95)):
-            rows = self._sampling_rows(temperature, top_p)
-            yield Case(name, partial(ops.sample, logits, rows), 4 * vocab)
+        for num_rows in (1, 64) if isinstance(ops, CudaOps) else (1,):
+            yield from self._sample_cases(num_rows)
 
-    def _sampling_rows(self, temperature: float, top_p: float) -> SamplingRows:
+    def _sample_cases(self, num_rows: int) -> Iterator[Case]:
+        """Draws from logits that are spread as a trained model's, and from flat ones."""
+        shape = num_rows, self.config.vocab_size
+        spread = self.ops.upload(self._rng.normal(0, 3, shape).astype(np.float32))
+        flat = self.ops.upload(self._rng.normal(0, 0.5, shape).astype(np.float32))
+        for name, logits, temperature, top_k, top_p in (
+            ("greedy", spread, 0.0, 0, 1.0),
+            ("unfiltered", spread, 0.8, 0, 1.0),
+            ("top-k top-p", spread, 0.8, 50, 0.95),
+            ("top-p", spread, 0.8, 0, 0.95),
+            ("top-p flat", flat, 0.8, 0, 0.95),
+        ):
+            rows = self._sampling_rows(num_rows, temperature, top_k, top_p)
+            run = self._without_host(logits, rows)
+            label = f"sample {name}" if num_rows == 1 else f"sample {name} x{num_rows}"
+            yield Case(label, run, 4 * num_rows * self.config.vocab_size)
+
+    def _without_host(self, logits: Array, rows: SamplingRows) -> Callable[[], Array]:
+        """A draw; on a device captured, as in the engine: its launches do not wait for the host."""
+        out = self._ints(*[0] * logits.shape[0])
+        draw = partial(self.ops.sample, logits, rows, out)
+        if not isinstance(self.ops, CudaOps):
+            return draw
+        draw()  # compiles
+        graph = self.ops.device.capture(draw)
+
+        def launch() -> Array:
+            graph.launch()
+            return out
+
+        return launch
+
+    def _sampling_rows(
+        self, num_rows: int, temperature: float, top_k: int, top_p: float
+    ) -> SamplingRows:
         def floats(value: float) -> Array:
-            return self.ops.upload(np.array([value], np.float32))
+            return self.ops.upload(np.full(num_rows, value, np.float32))
 
         return SamplingRows(
             temperature=floats(temperature),
-            top_k=self._ints(0),
+            top_k=self._ints(*[top_k] * num_rows),
             top_p=floats(top_p),
             min_p=floats(0.0),
-            seeds=self._ints(1, 2).reshape(1, 2),
-            positions=self._ints(self.context),
+            seeds=self._ints(*range(2 * num_rows)).reshape(num_rows, 2),
+            positions=self._ints(*[self.context] * num_rows),
             all_greedy=temperature == 0,
         )
 

@@ -13,11 +13,14 @@ struct PagedHead {
   const int* block_table;
   int block_size, num_kv_heads, kv_head;
 
-  // Which of the cache's rows of head_dim elements holds the key at `position`.
+  // Which of the cache's tokens the key at `position` is; slots fit an int, as in slot_mapping.
+  __device__ int slot(int position) const {
+    return block_table[position / block_size] * block_size + position % block_size;
+  }
+
+  // Which of the cache's rows of head_dim elements holds it.
   __device__ size_t row(int position) const {
-    const size_t slot =
-        (size_t)block_table[position / block_size] * block_size + position % block_size;
-    return slot * num_kv_heads + kv_head;
+    return (size_t)slot(position) * num_kv_heads + kv_head;
   }
 };
 

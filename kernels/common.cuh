@@ -17,6 +17,8 @@ struct alignas(sizeof(T) * LANES) Vec {
 
 __device__ inline float infinity() { return __int_as_float(0x7f800000); }
 
+__device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
+
 // Sum over each `width` neighbouring lanes (a power of two), returned to every lane.
 template <typename V>
 __device__ inline V warp_sum(V value, int width = kWarpSize) {

@@ -47,11 +47,11 @@
 //
 //   grid    num_rows blocks; a block owns a row
 //   block   a multiple of 32 threads, at least 64
-//   memory  reads logits twice, with a top five times more (from cache)
+//   memory  reads logits twice, with a top once more (from cache), with very many ties eight times
 //   needs   num_top <= min(64, vocab_size)
 #include "select.cuh"
 
-constexpr int kMaxTop = 64;
+constexpr int kMaxListed = 1024;
 constexpr float kLargestKept = 1e30f;
 
 __global__ void copy_logits(const float* logits, float* out, long long count) {
@@ -95,8 +95,7 @@ __global__ void mask_logits(const float* __restrict__ logits, float* masked, con
 }
 
 // Collects the positions of the num_top largest of a row, in no order.
-__device__ inline void find_top(const float* row, int size, int num_top, int* top) {
-  __shared__ Count bins[kNumBins];
+__device__ inline void find_top(const float* row, int size, int num_top, Count* bins, int* top) {
   __shared__ int num_found;
   Count open = num_top;
   const unsigned border = select_largest(bins, size, &open, [&](int i, unsigned* bits) -> Count {
@@ -122,28 +121,65 @@ __device__ inline void find_top(const float* row, int size, int num_top, int* to
   __syncthreads();  // top is complete
 }
 
+// Collects the positions of all logits that may be among the num_top largest, in no order: those
+// not below the num_top-th of the threads' own largest. All threads get their number; of more
+// than kMaxListed it says no more than that. own_largest: of the logits threadIdx.x,
+// threadIdx.x + blockDim.x, ...
+__device__ inline int list_top(const float* row, int size, int num_top, unsigned own_largest,
+                               Count* bins, int* listed) {
+  __shared__ int num_listed;
+  Count open = num_top;
+  const int num_threads = min((int)blockDim.x, size);
+  const unsigned border = select_largest(bins, num_threads, &open, [&](int, unsigned* bits) {
+    *bits = own_largest;
+    return (Count)1;
+  });
+  if (threadIdx.x == 0) num_listed = 0;
+  __syncthreads();  // num_listed is set
+  for (int i = threadIdx.x; i < size; i += blockDim.x) {
+    if (ordered_bits(row[i]) < border) continue;
+    const int place = atomicAdd(&num_listed, 1);
+    if (place < kMaxListed) listed[place] = i;
+  }
+  __syncthreads();  // listed is complete
+  return num_listed;
+}
+
 __global__ void __launch_bounds__(1024)
     logprobs(const float* __restrict__ logits, const int* token_ids, float* token_logprobs,
              int* top_ids, float* top_logprobs, int vocab_size, int num_top) {
-  __shared__ int top[kMaxTop];
+  __shared__ Count bins[kNumBins];
+  __shared__ int listed[kMaxListed];
+  __shared__ unsigned listed_bits[kMaxListed];
   const float* row = logits + (size_t)blockIdx.x * vocab_size;
-  const float largest = row[position_of_largest(row, vocab_size)];
+  unsigned own_largest = 0;
+#pragma unroll 8
+  for (int i = threadIdx.x; i < vocab_size; i += blockDim.x)
+    own_largest = max(own_largest, ordered_bits(row[i]));
+  const float largest = from_ordered_bits(block_max(own_largest));
   float sum = 0.0f;
   for (int i = threadIdx.x; i < vocab_size; i += blockDim.x) sum += expf(row[i] - largest);
   const float log_sum = logf(block_sum(sum)) + largest;
   if (threadIdx.x == 0) token_logprobs[blockIdx.x] = row[token_ids[blockIdx.x]] - log_sum;
   if (num_top == 0) return;
 
-  find_top(row, vocab_size, num_top, top);
-  if (threadIdx.x >= num_top) return;
-  const int own = top[threadIdx.x];
-  const unsigned own_bits = ordered_bits(row[own]);
-  int rank = 0;
-  for (int k = 0; k < num_top; ++k) {
-    const unsigned bits = ordered_bits(row[top[k]]);
-    rank += bits > own_bits || (bits == own_bits && top[k] < own);
+  int count = list_top(row, vocab_size, num_top, own_largest, bins, listed);
+  if (count > kMaxListed) {
+    find_top(row, vocab_size, num_top, bins, listed);
+    count = num_top;
   }
-  const size_t at = (size_t)blockIdx.x * num_top + rank;
-  top_ids[at] = own;
-  top_logprobs[at] = row[own] - log_sum;
+  for (int n = threadIdx.x; n < count; n += blockDim.x)
+    listed_bits[n] = ordered_bits(row[listed[n]]);
+  __syncthreads();  // all bits are there
+  for (int n = threadIdx.x; n < count; n += blockDim.x) {
+    const int own = listed[n];
+    const unsigned own_bits = listed_bits[n];
+    int rank = 0;
+    for (int k = 0; k < count; ++k)
+      rank += listed_bits[k] > own_bits || (listed_bits[k] == own_bits && listed[k] < own);
+    if (rank >= num_top) continue;
+    const size_t at = (size_t)blockIdx.x * num_top + rank;
+    top_ids[at] = own;
+    top_logprobs[at] = row[own] - log_sum;
+  }
 }

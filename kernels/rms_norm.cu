@@ -21,22 +21,7 @@
 //   block   128 threads; width neighbouring lanes own a head
 //   memory  reads x twice (the second time from cache), writes it once; bandwidth-bound
 //   needs   head_dim % LANES == 0, token_stride % LANES == 0, width a power of two up to 32
-#include "common.cuh"
-
-template <typename T, int LANES>
-__device__ inline float sum_of_squares(Vec<T, LANES> vec) {
-  float sum = 0.0f;  // float32 whatever T is: half overflows past 256^2
-  for (int k = 0; k < LANES; ++k) sum += float(vec.lane[k]) * float(vec.lane[k]);
-  return sum;
-}
-
-template <typename T, int LANES>
-__device__ inline Vec<T, LANES> scaled(Vec<T, LANES> x, float inv_rms, Vec<T, LANES> weight) {
-  Vec<T, LANES> result;
-  for (int k = 0; k < LANES; ++k)
-    result.lane[k] = T(float(x.lane[k]) * inv_rms * float(weight.lane[k]));
-  return result;
-}
+#include "norm.cuh"
 
 template <typename T, int LANES>
 __global__ void __launch_bounds__(512)
@@ -49,7 +34,7 @@ __global__ void __launch_bounds__(512)
 
   float sum = 0.0f;
   for (int i = threadIdx.x; i < num_vecs; i += blockDim.x) sum += sum_of_squares(x_row[i]);
-  const float inv_rms = 1.0f / sqrtf(block_sum(sum) / hidden_size + eps);
+  const float inv_rms = inverse_rms(block_sum(sum), hidden_size, eps);
   for (int i = threadIdx.x; i < num_vecs; i += blockDim.x)
     out_row[i] = scaled(x_row[i], inv_rms, weight_vec[i]);
 }
@@ -68,6 +53,6 @@ __global__ void head_norm(T* x, const T* weight, int num_tokens, int num_heads, 
 
   float sum = 0.0f;
   for (int i = lane; i < owned; i += width) sum += sum_of_squares(x_row[i]);
-  const float inv_rms = 1.0f / sqrtf(warp_sum(sum, width) / head_dim + eps);
+  const float inv_rms = inverse_rms(warp_sum(sum, width), head_dim, eps);
   for (int i = lane; i < owned; i += width) x_row[i] = scaled(x_row[i], inv_rms, weight_vec[i]);
 }

@@ -21,6 +21,8 @@
 //   block   up to 256 threads; thread t owns pairs of vectors t, t + blockDim.x, ...
 //   memory  reads and writes x once, cos_sin once per head (from cache); bandwidth-bound
 //   needs   half_dim % LANES == 0, token_stride % LANES == 0
+#include "rope.cuh"
+
 #include "common.cuh"
 
 __global__ void rope_angles(const float* inv_freq, const int* rope_rows, const int* positions,
@@ -62,9 +64,10 @@ __global__ void rope(T* x, const float* cos_sin, int num_heads, int half_dim,
     Vec<T, LANES> a = *first, b = *second;
     for (int k = 0; k < LANES; ++k) {
       const float cos_value = cos_row[vec * LANES + k], sin_value = sin_row[vec * LANES + k];
-      const float x_first = float(a.lane[k]), x_second = float(b.lane[k]);
-      a.lane[k] = T(x_first * cos_value - x_second * sin_value);
-      b.lane[k] = T(x_second * cos_value + x_first * sin_value);
+      float x_first = float(a.lane[k]), x_second = float(b.lane[k]);
+      turn(x_first, x_second, cos_value, sin_value);
+      a.lane[k] = T(x_first);
+      b.lane[k] = T(x_second);
     }
     *first = a;
     *second = b;

@@ -18,9 +18,6 @@ __global__ void swiglu(const T* gate_up, T* out, int size) {
       reinterpret_cast<const Vec<T, LANES>*>(gate_up) + (size_t)blockIdx.x * 2 * num_vecs;
   const Vec<T, LANES> gate = gate_row[i], up = gate_row[num_vecs + i];
   Vec<T, LANES> result;
-  for (int k = 0; k < LANES; ++k) {
-    const float x = float(gate.lane[k]);
-    result.lane[k] = T(x / (1.0f + expf(-x)) * float(up.lane[k]));
-  }
+  for (int k = 0; k < LANES; ++k) result.lane[k] = T(silu(float(gate.lane[k])) * float(up.lane[k]));
   reinterpret_cast<Vec<T, LANES>*>(out)[(size_t)blockIdx.x * num_vecs + i] = result;
 }

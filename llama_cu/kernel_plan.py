@@ -93,6 +93,7 @@ class _DryDevice:
         self.name = device.name
         self.num_multiprocessors = device.num_multiprocessors
         self.max_shared_bytes = device.max_shared_bytes
+        self.arch = device.arch
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         size = int(np.prod(shape, dtype=np.int64))

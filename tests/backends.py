@@ -26,6 +26,12 @@ DEVICE_BACKENDS = [
     for device, marks in (("cpu_device", ()), ("cuda", pytest.mark.gpu))
     for dtype in DTYPES
 ]
+# GPUs without the tensor cores that prefill uses for 16-bit types.
+OLD_DEVICE_BACKENDS = [
+    pytest.param(("cpu_device_sm75", dtype), id=f"cpu_device-{dtype}-sm_75")
+    for dtype in DTYPES
+    if dtype != "float32"
+]
 BACKENDS = [
     *(pytest.param(("cpu", dtype), id=f"numpy-{dtype}") for dtype in DTYPES),
     *DEVICE_BACKENDS,
@@ -42,10 +48,20 @@ def make_ops(backend: tuple[str, str]) -> Any:
 
 @cache
 def _cached_ops(device: str, dtype: str) -> Any:
-    if device == "cpu_device":
+    if device.startswith("cpu_device"):
         find_compiler()
-        return CudaOps(CpuDevice(), DTYPES[dtype])
+        arch = 75 if device == "cpu_device_sm75" else 80
+        return CudaOps(CpuDevice(arch=arch), DTYPES[dtype])
     return get_ops(device, dtype)[0]
+
+
+def make_cpu_ops(dtype: str, **options: Any) -> Any:
+    """Ops over a CPU device of the test's own; skips the test where there is no compiler."""
+    try:
+        find_compiler()
+    except NoCompiler as reason:
+        return pytest.skip(str(reason))
+    return CudaOps(CpuDevice(**options), DTYPES[dtype])
 
 
 def normal(ops: Any, rng: np.random.Generator, *shape: int) -> Array:

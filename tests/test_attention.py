@@ -11,9 +11,11 @@ from tests import reference
 from tests.backends import (
     BACKENDS,
     DEVICE_BACKENDS,
+    OLD_DEVICE_BACKENDS,
     assert_close,
     got,
     huge,
+    make_cpu_ops,
     make_ops,
     normal,
     put,
@@ -42,12 +44,12 @@ PREFILLS = ((2, 2), (3, 300), (33, 33), (40, 77))
 MIXED = (PREFILLS[0], DECODES[0], PREFILLS[2], DECODES[7], DECODES[5], PREFILLS[1])
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[*BACKENDS, *OLD_DEVICE_BACKENDS])
 def ops(request):
     return make_ops(request.param)
 
 
-@pytest.fixture(params=DEVICE_BACKENDS)
+@pytest.fixture(params=[*DEVICE_BACKENDS, *OLD_DEVICE_BACKENDS])
 def device_ops(request):
     return make_ops(request.param)
 
@@ -163,6 +165,31 @@ def test_attention_of_other_head_sizes(backend, heads):
 def test_attention_over_blocks_of_any_size(ops, block_size):
     problem = Problem(ops, MIXED, HEADS[0], block_size=block_size)
     assert_close(ops, problem.result(), problem.want())
+
+
+@pytest.mark.parametrize("window", [None, 150])
+def test_prefill_over_many_tiles_of_queries_and_keys(device_ops, window):
+    problem = Problem(device_ops, ((300, 300), (1, 9), (150, 411), (129, 129)), (64, 4, 2))
+    assert_close(device_ops, problem.result(window), problem.want(window))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "options", "on_tensor_cores"),
+    [
+        ("bfloat16", 128, {"arch": 80}, True),
+        ("float16", 256, {"arch": 90}, True),
+        ("float16", 64, {"arch": 75}, False),
+        ("float32", 64, {"arch": 90}, False),
+        ("float16", 72, {"arch": 90}, False),
+        ("float16", 128, {"arch": 80, "max_shared_bytes": 64 << 10}, False),
+    ],
+)
+def test_prefill_is_on_tensor_cores_where_there_are_some(dtype, head_dim, options, on_tensor_cores):
+    ops = make_cpu_ops(dtype, **options)
+    problem = Problem(ops, ((3, 5),), (head_dim, 2, 1))
+    assert_close(ops, problem.result(), problem.want())
+    name = "attention_prefill_mma" if on_tensor_cores else "attention_prefill"
+    assert name in {request[1] for request in ops.device.requests}
 
 
 @pytest.mark.parametrize("head_dim", [20, 100])

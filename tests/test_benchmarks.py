@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from benchmarks import cpu_vs_gpu, gpu_run, gpu_tests, kernels, peers
+from benchmarks import cpu_vs_gpu, gpu_run, gpu_tests, kernels, matvec, peers
 from benchmarks.measure import measure
 from benchmarks.report import describe_run, durations, rates, ratios, table, write_json
 from llama_cu.checkpoint.config import load_config
@@ -210,6 +210,16 @@ def test_a_products_bytes_and_flops_are_those_of_its_shapes(model):
     assert cases["down_proj"].num_bytes == 4 * (64 * 96 + 3 * (64 + 96))
     # Queries at positions 21, 22, 23 see 22 + 23 + 24 keys, in 64 channels, twice.
     assert cases["attention"].flops == 4 * 64 * (22 + 23 + 24)
+
+
+def test_the_products_of_a_decode_step_are_timed():
+    ops = NumpyOps(DTYPES["float32"])
+    shapes = dict.fromkeys(matvec.SHAPES["llama-3.1-8b"], (96, 64))
+
+    found = matvec.time_products(ops, shapes, repeats=1, cache_bytes=1 << 16)
+
+    assert found.keys() == {f"{name}, {rows} rows" for name in shapes for rows in (1, 8)}
+    assert all(row["us"] > 0 and row["GB/s"] > 0 for row in found.values())
 
 
 def test_gguf_rows_of_q_and_k_are_put_back_in_order():

@@ -119,6 +119,19 @@ def test_a_missing_barrier_spoils_the_result_in_any_order(order: str | int) -> N
 
 
 @pytest.mark.parametrize("order", ORDERS)
+def test_copies_in_the_background_need_their_wait_and_their_barriers(order: str | int) -> None:
+    def run(fault: int) -> np.ndarray:
+        device = make_device(order)
+        x, out = device.upload(ramp(1024)), device.empty((1024,), FLOAT)
+        device.kernel("copy_faults", "reverse_by_copies", fault)((2,), (64,), (x, out), 0)
+        return device.download(out)
+
+    want = ramp(1024).reshape(4, 256)[:, ::-1].ravel()
+    assert np.array_equal(run(0), want)
+    assert [fault for fault in (1, 2, 3, 4) if np.array_equal(run(fault), want)] == []
+
+
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("name", "report"),
     [
@@ -194,7 +207,7 @@ def test_a_wrong_argument_is_refused(change: Any, message: str) -> None:
         ((0,), (64,), 0, r"grid.x must be in"),
         ((1, 65536), (64,), 0, r"grid.y must be in \[1, 65535\], got 65536"),
         ((2.0,), (64,), 0, r"grid must be integers"),
-        ((2,), (64,), 64 * 1024 + 1, r"shared_bytes must be in"),
+        ((2,), (64,), 99 * 1024 + 1, r"shared_bytes must be in"),
     ],
 )
 def test_a_launch_that_no_gpu_accepts_is_refused(

@@ -204,3 +204,37 @@ def test_conversions_to_integers_saturate_as_on_a_gpu() -> None:
     assert got[:, 3].tolist() == [
         3, -2, 1, 0, 3 * 10**9, -3 * 10**9, ll_max, -(2**63), ll_max, 0,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("c_type", HALVES)
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("order", ORDERS)
+def test_tiles_of_the_tensor_cores_lie_where_ptx_says(
+    c_type: str, transposed: int, order: str | int
+) -> None:
+    device, rng = make_device(order), np.random.default_rng(7)
+    a, b, sums = (rng.integers(-8, 9, shape) for shape in ((16, 16), (16, 8), (16, 8)))
+    columns = np.ascontiguousarray(b.T) if transposed else b
+    x, y = (device.upload(part.astype(HALVES[c_type])) for part in (a, columns))
+    out = device.upload(sums.astype(np.float32))
+    device.kernel("tensor", "product", c_type, transposed)((1,), (32,), (x, y, out), 0)
+    assert np.array_equal(device.download(out), a @ b + sums)
+
+
+def test_copies_come_in_the_order_of_their_groups() -> None:
+    host = np.arange(1024, dtype=np.float32).reshape(4, 256)
+    for pending in range(5):
+        device = make_device()
+        x, out = device.upload(host), device.empty(host.shape, FLOAT)
+        device.kernel("tensor", "groups_of_copies", pending)((1,), (64,), (x, out), 0)
+        there = np.isfinite(device.download(out)).all(axis=1)
+        assert there.tolist() == [group < 4 - pending for group in range(4)]
+        assert np.array_equal(device.download(out)[there], host[there])
+
+
+def test_approximate_powers_are_zero_where_they_would_be_subnormal() -> None:
+    host = np.array([-np.inf, -150, -126.5, -126, -1, -1e-39, 0, 3], np.float32)
+    device = make_device()
+    x, out = device.upload(host), device.empty(host.shape, FLOAT)
+    device.kernel("tensor", "powers_of_two")((1,), (32,), (x, out, np.int32(host.size)), 0)
+    assert device.download(out).tolist() == [0, 0, 0, 2.0**-126, 0.5, 1, 1, 8]

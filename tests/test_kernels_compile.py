@@ -52,7 +52,8 @@ def test_a_cubin_is_a_whole_elf_file() -> None:
 def programs(arch: int) -> dict[str, tuple[str, list[str]]]:
     """What is compiled together for one architecture: a file's kernels of one head size."""
     together: dict[str, tuple[str, list[str]]] = {}
-    for s in specialisations(HEAD_DIMS if arch in THOROUGH_ARCHS else COMMON_HEAD_DIMS):
+    head_dims = HEAD_DIMS if arch in THOROUGH_ARCHS else COMMON_HEAD_DIMS
+    for s in specialisations(arch, head_dims=head_dims):
         name = s.file if s.head_dim is None else f"{s.file}-{s.head_dim}"
         together.setdefault(name, (s.file, []))[1].append(s.expression)
     return together

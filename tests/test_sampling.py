@@ -5,16 +5,17 @@ import pytest
 
 from llama_cu.batch import LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.cuda_launch import ceil_div
-from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from llama_cu.philox import philox4x32, random_bits
 from tests import reference
-from tests.backends import BACKENDS, DEVICE_BACKENDS, got, make_ops, put_as
-
-# Logits are float32 whatever the dtype of the model, so one backend of each device is enough.
-FLOAT32_BACKENDS = [backend for backend in BACKENDS if backend.id.endswith("-float32")]
-FLOAT32_DEVICES = [backend for backend in DEVICE_BACKENDS if backend.id.endswith("-float32")]
-
-NUMPY = NumpyOps(DTYPES["float32"])
+from tests.backends import got, make_ops, put_as
+from tests.draws import (
+    FLOAT32_BACKENDS,
+    FLOAT32_DEVICES,
+    NUMPY,
+    random_filters,
+    sample,
+    sampling_rows,
+)
 
 # Random123's kat_vectors: counter, key, words of philox4x32-10.
 KNOWN_WORDS = [
@@ -41,29 +42,6 @@ def device_ops(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(30)
-
-
-def sampling_rows(ops, num_rows, *, seed=7, **params):
-    """Rows with the given parameters, each a number or a list, at positions 0, 1, 2, ..."""
-    defaults = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | params
-    arrays = {
-        name: put_as(
-            ops, np.broadcast_to(value, num_rows), np.int32 if name == "top_k" else np.float32
-        )
-        for name, value in defaults.items()
-    }
-    seeds = np.broadcast_to(np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32), (num_rows, 2))
-    return SamplingRows(
-        **arrays,
-        seeds=put_as(ops, seeds.astype(np.int32)),
-        positions=put_as(ops, np.arange(num_rows)),
-        all_greedy=not np.any(defaults["temperature"]),
-    )
-
-
-def sample(ops, logits, **params):
-    rows = sampling_rows(ops, len(logits), **params)
-    return got(ops, ops.sample(put_as(ops, logits, np.float32), rows))
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN_WORDS)
@@ -98,17 +76,6 @@ def test_greedy_takes_the_largest_and_of_equals_the_first(ops, rng, vocab_size):
     want = np.argmax(logits, axis=1)
     np.testing.assert_array_equal(sample(ops, logits, temperature=0.0), want)
     np.testing.assert_array_equal(sample(ops, logits, temperature=[0.0, 0.0, 1e-3])[:2], want[:2])
-
-
-def random_filters(rng, num_rows):
-    """Parameters of every kind, each off in a third of the rows."""
-    off = rng.random((3, num_rows)) < 1 / 3
-    return {
-        "temperature": rng.choice([0.0, 0.3, 0.8, 1.0, 1.7], num_rows, p=[0.1, 0.2, 0.3, 0.2, 0.2]),
-        "top_k": np.where(off[0], 0, rng.integers(1, 60, num_rows)),
-        "top_p": np.where(off[1], 1.0, rng.uniform(0.01, 0.999, num_rows)),
-        "min_p": np.where(off[2], 0.0, rng.uniform(0.001, 0.5, num_rows)),
-    }
 
 
 @pytest.mark.parametrize(("vocab_size", "num_rows"), [(40, 400), (1000, 150), (32003, 12)])
@@ -321,6 +288,19 @@ def test_logprobs(ops, rng, num_rows, vocab_size, num_top):
     np.testing.assert_allclose(chosen, want[np.arange(num_rows), token_ids], atol=1e-5)
     np.testing.assert_array_equal(top_ids, want_ids)
     np.testing.assert_allclose(top, np.take_along_axis(want, want_ids, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("vocab_size", "num_top"), [(64, 64), (1100, 64), (5000, 7)])
+@pytest.mark.parametrize("num_levels", [1, 2, 3])
+def test_of_very_many_ties_the_lowest_ids_are_on_top(ops, rng, vocab_size, num_top, num_levels):
+    logits = rng.integers(0, num_levels, (3, vocab_size)).astype(np.float32)
+    logits[2, -1] = 5
+    arrays = put_as(ops, logits, np.float32), put_as(ops, [0, 1, 2])
+    _, top_ids, top = (got(ops, a) for a in ops.logprobs(*arrays, num_top))
+    want_ids = np.argsort(-logits, axis=1, kind="stable")[:, :num_top]
+    want = np.take_along_axis(reference.logprobs(logits.astype(np.float64)), want_ids, axis=1)
+    np.testing.assert_array_equal(top_ids, want_ids)
+    np.testing.assert_allclose(top, want, atol=1e-5)
 
 
 def test_logprobs_of_banned_tokens_are_minus_infinity(ops):

@@ -31,7 +31,8 @@ def test_every_answer_under_load_equals_the_answer_alone(kv_cache_bytes):
         )
         until(lambda: not server.scheduler.has_work)
         assert server.all_blocks_free
-        assert not server.service._open and not server.service.engine._tickets
+        # Those who left are struck off by tasks of the event loop, a moment later.
+        until(lambda: not server.service._open and not server.service.engine._tickets)
         preempted = server.scheduler.num_preemptions
 
     assert [one.error for one in seen if one.error] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
@@ -101,14 +102,24 @@ def checkpoint_weights(
         if progress is not None:
             progress("weights", done, total)
 
-    return load_weights(
-        folder,
-        config,
-        dtype=ops.dtype,
-        storage_dtype=ops.storage_dtype,
-        place=ops.place_weight,
-        progress=report,
-    )
+    with ops.weight_loader() or nullcontext() as loader:
+        return load_weights(
+            folder,
+            config,
+            dtype=ops.dtype,
+            storage_dtype=ops.storage_dtype,
+            place=ops.place_weight,
+            loader=loader,
+            progress=report,
+        )
+
+
+def prepare_kernels(ops: Ops, config: ModelConfig) -> None:
+    """Compile what the model will ask a device for, side by side."""
+    if ops.device is not None:
+        from llama_cu.kernel_plan import plan_kernels  # nothing that a CPU needs to read
+
+        ops.device.prepare(plan_kernels(config, ops.dtype, ops.device))
 
 
 def make_engine(

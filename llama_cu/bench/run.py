@@ -18,6 +18,7 @@ from llama_cu.bench.engines import (
     Progress,
     checkpoint_weights,
     make_engine,
+    prepare_kernels,
     random_weights,
 )
 from llama_cu.bench.roofs import Roofs, measure_roofs
@@ -85,6 +86,7 @@ def run_bench(
         tell("measuring read bandwidth and GEMM rate")
         roofs = measure_roofs(ops)
     config = source.config
+    prepare_kernels(ops, config)
     if source.folder is None:
         weights = random_weights(ops, config, progress=progress)
     else:

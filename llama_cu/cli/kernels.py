@@ -50,7 +50,7 @@ def parse_arch(arch: str) -> int:
 
 def measure(arch: int) -> list[Row]:
     """Compile every specialisation for sm_`arch`; what each one uses, in the kernels' order."""
-    wanted = specialisations()
+    wanted = specialisations(arch)
     rows: list[Row] = []
     with ProgressBar() as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         for compiled in pool.map(partial(_compile, arch), _programs(wanted)):

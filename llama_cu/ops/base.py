@@ -203,7 +203,7 @@ class Ops(Protocol):
         """Norm (where the model has any) and rotate q and k in place, and store k and v.
 
         qkv [num_tokens, num_heads + 2 num_kv_heads, head_dim]: q, then k, then v. The caches and
-        slot_mapping are those of `store_kv`.
+        slot_mapping are those of `store_kv`: tokens whose slot is negative are not stored.
         """
         num_kv_heads = k_cache.shape[2]
         num_heads = qkv.shape[1] - 2 * num_kv_heads

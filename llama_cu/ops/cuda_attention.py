@@ -26,8 +26,13 @@ Array = Any
 
 MAX_FUSED_HEAD_DIM = 256
 
-# As in attention_prefill.cu and attention_decode.cu.
+# As in attention_prefill.cu, attention_prefill_mma.cu and attention_decode.cu.
 _TILE_ROWS = 32
+_MMA_WIDE = (128, 64)  # rows and keys of a tile, up to this head size
+_MMA_WIDE_HEAD_DIM = 128
+_MMA_NARROW = (64, 32)
+_MMA_MIN_ARCH = 80
+_MMA_STATIC_BYTES = 1024
 _PARTITION = 256
 _NUM_THREADS = 128
 _DECODE_ROWS = (1, 2, 4, 8)
@@ -62,6 +67,7 @@ def fused_attention(
     num_tokens, num_heads, head_dim = q.shape
     fits = fuses_attention(head_dim)
     check(fits, "fused attention: head_dim must be a multiple of 8 up to 256, got {}", head_dim)
+    check(scale > 0, "attention: scale must be positive, got {}", scale)
     stride = token_stride("attention: q", q, dtype=ops.dtype)
     check(stride % 8 == 0, "attention: token stride of q must be a multiple of 8, got {}", stride)
     out = ops.empty((num_tokens, num_heads * head_dim))
@@ -85,11 +91,34 @@ def _launch_prefill(
     num_tokens, num_heads, head_dim = q.shape
     block_size, num_kv_heads = k_cache.shape[1:3]
     group = num_heads // num_kv_heads
-    c_type = C_TYPES[ops.dtype.name]
-    kernel = ops.device.kernel("attention_prefill", "attention_prefill", c_type, head_dim)
+    shared_bytes = mma_shared_bytes(head_dim) if uses_mma(ops, head_dim) else 0
+    name = "attention_prefill_mma" if shared_bytes else "attention_prefill"
+    tile_rows = mma_tile(head_dim)[0] if shared_bytes else _TILE_ROWS
+    kernel = ops.device.kernel(name, name, C_TYPES[ops.dtype.name], head_dim)
     sizes = (num_seqs, block_tables.shape[1], block_size, group)
-    grid = (num_tokens * group // _TILE_ROWS + num_seqs, num_kv_heads)
-    launch(kernel, grid, _NUM_THREADS, *arrays, *map(np.int32, sizes), *last)
+    grid = (num_tokens * group // tile_rows + num_seqs, num_kv_heads)
+    args = (*arrays, *map(np.int32, sizes), *last)
+    launch(kernel, grid, _NUM_THREADS, *args, shared_bytes=shared_bytes)
+
+
+def mma_tile(head_dim: int) -> tuple[int, int]:
+    """Query rows and keys of a tile of attention_prefill_mma.cu."""
+    return _MMA_WIDE if head_dim <= _MMA_WIDE_HEAD_DIM else _MMA_NARROW
+
+
+def mma_shared_bytes(head_dim: int) -> int:
+    """Its dynamic shared memory: the rows, and the keys of k and of v, an odd number of 16-byte
+    vectors apart.
+    """
+    rows, keys = mma_tile(head_dim)
+    return (rows + 2 * keys) * 16 * (head_dim // 8 | 1)
+
+
+def uses_mma(ops: CudaOps, head_dim: int) -> bool:
+    """Whether prefill attends on tensor cores: by element type, head size and device."""
+    device = ops.device
+    fits = mma_shared_bytes(head_dim) + _MMA_STATIC_BYTES <= device.max_shared_bytes
+    return device.arch >= _MMA_MIN_ARCH and ops.dtype.itemsize == 2 and head_dim % 16 == 0 and fits
 
 
 def _decoded_together(num_seqs: int, sums_per_seq: int) -> Iterator[range]:

@@ -52,12 +52,13 @@ class Template:
     """A kernel and the template arguments that cuda_ops.py may ask for.
 
     An entry of `choices` is "T" (every element type), "HEAD_DIM" (every head size), a tuple of
-    alternatives, or the one argument itself.
+    alternatives, or the one argument itself. Older architectures than `min_arch` lack the kernel.
     """
 
     file: str
     name: str
     choices: tuple[str | int | tuple[str | int, ...], ...] = ()
+    min_arch: int = ARCHS[0]
 
     def specialisations(self, head_dims: Sequence[int] = HEAD_DIMS) -> Iterator[Specialisation]:
         """Every combination of the choices."""
@@ -77,6 +78,7 @@ class Template:
 
 
 _LANES = (1, 2, 4, 8)
+_HALVES = (C_TYPES["float16"], C_TYPES["bfloat16"])
 
 # One row a kernel. A test compares it with what the suite asks a device for.
 TEMPLATES: tuple[Template, ...] = (
@@ -85,12 +87,16 @@ TEMPLATES: tuple[Template, ...] = (
     Template("gather", "gather", ("T", _LANES)),
     Template("bias", "fill_bias", ("T", _LANES)),
     Template("bias", "add_bias", ("T", _LANES)),
+    Template("matvec", "matvec", ("T", 0, 8, 0)),
+    Template("matvec", "matvec", ("T", 1, (1, 4, 8), (0, 1))),
     Template("rms_norm", "rms_norm", ("T", _LANES)),
     Template("rms_norm", "head_norm", ("T", _LANES)),
     Template("rope", "rope_angles"),
     Template("rope", "rope", ("T", _LANES)),
     Template("kv_cache", "store_kv", ("T", _LANES)),
+    Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1))),
     Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM")),
+    Template("attention_prefill_mma", "attention_prefill_mma", (_HALVES, "HEAD_DIM"), min_arch=80),
     Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8))),
     Template("attention_decode", "attention_merge", ("T",)),
     Template("softmax", "softmax", ("T",)),
@@ -102,14 +108,19 @@ TEMPLATES: tuple[Template, ...] = (
     Template("sampling", "argmax"),
     Template("sampling", "sample"),
     Template("sampling", "random_words"),
+    Template("wide_sampling", "share_maxima"),
+    Template("wide_sampling", "argmax_of_shares"),
+    Template("wide_sampling", "sample_shares"),
+    Template("wide_sampling", "sample_flat"),
     Template("random", "random_normal", ("T",)),
     Template("bandwidth", "read_sum"),
 )
 
 
-def specialisations(head_dims: Sequence[int] = HEAD_DIMS) -> list[Specialisation]:
-    """Everything that cuda_ops.py may ask a device for."""
-    return [s for template in TEMPLATES for s in template.specialisations(head_dims)]
+def specialisations(arch: int, *, head_dims: Sequence[int] = HEAD_DIMS) -> list[Specialisation]:
+    """Everything that cuda_ops.py may ask a device of sm_`arch` for."""
+    own = [template for template in TEMPLATES if template.min_arch <= arch]
+    return [s for template in own for s in template.specialisations(head_dims)]
 
 
 def _alternatives(

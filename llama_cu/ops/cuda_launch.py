@@ -57,13 +57,15 @@ def vector_lanes(dtype: np.dtype[Any], *sizes: int) -> int:
     return lanes
 
 
-def launch(kernel: Kernel, grid: tuple[int, ...], block: int, *args: Any) -> None:
+def launch(
+    kernel: Kernel, grid: tuple[int, ...], block: int, *args: Any, shared_bytes: int = 0
+) -> None:
     """Queue the kernel on blocks of `block` threads; an empty grid has nothing to do.
 
     CUDA refuses an empty grid, and CuPy would make one block of it.
     """
     if all(grid):
-        kernel(grid, (block,), args, 0)
+        kernel(grid, (block,), args, shared_bytes)
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
-from llama_cu.ops.base import Ops
+from llama_cu.ops.base import HeadNorms, Ops
 from llama_cu.ops.cuda_attention import (
     fused_attention,
     fuses_attention,
     masked_softmax,
     unfused_attention,
 )
+from llama_cu.ops.cuda_heads import launch_rotate_and_store
 from llama_cu.ops.cuda_kernels import C_TYPES
 from llama_cu.ops.cuda_launch import (
     ceil_div,
@@ -25,6 +26,7 @@ from llama_cu.ops.cuda_launch import (
     whole_warps,
 )
 from llama_cu.ops.cuda_loader import CudaLoader
+from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS, Epilogue, Norm, can_norm, matvec
 from llama_cu.ops.cuda_sampling import (
     launch_edit_logits,
     launch_logprobs,
@@ -116,9 +118,11 @@ class CudaOps(Ops):
     def linear(
         self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
     ) -> Array:
-        shape = (x.shape[0], weight.shape[0])
+        shape = self._product_shape(x, weight)
         if residual is not None:
             check_array("linear: residual", residual, shape=shape, dtype=self.dtype)
+        if _are_few(x):
+            return matvec(self.device, x, weight=weight, bias=bias, residual=residual)
         out = self.empty(shape) if residual is None else residual
         if bias is not None:
             self._launch_bias("fill_bias" if residual is None else "add_bias", bias, out=out)
@@ -127,9 +131,31 @@ class CudaOps(Ops):
         return out
 
     def logits(self, x: Array, weight: Array) -> Array:
-        out = self.device.empty((x.shape[0], weight.shape[0]), _FLOAT32)
+        shape = self._product_shape(x, weight)
+        if _are_few(x):
+            return matvec(self.device, x, weight=weight, epilogue=Epilogue.FLOAT32)
+        out = self.device.empty(shape, _FLOAT32)
         self._multiply(x, weight, out=out, beta=0.0)
         return out
+
+    def norm_linear(
+        self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
+    ) -> Array:
+        if not _are_few(x):
+            return super().norm_linear(x, norm_weight, eps, weight, bias)
+        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.STORE, bias)
+
+    def norm_swiglu(
+        self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
+    ) -> Array:
+        if not _are_few(x):
+            return super().norm_swiglu(x, norm_weight, eps, weight, bias)
+        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.SWIGLU, bias)
+
+    def norm_logits(self, x: Array, norm_weight: Array, eps: float, weight: Array) -> Array:
+        if not _are_few(x):
+            return super().norm_logits(x, norm_weight, eps, weight)
+        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.FLOAT32, None)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         num_tokens, hidden_size = x.shape
@@ -198,6 +224,19 @@ class CudaOps(Ops):
         block = whole_warps(width // lanes, high=256)
         launch(kernel, (num_tokens,), block, k, v, k_cache, v_cache, slot_mapping, *sizes)
 
+    def rotate_and_store(
+        self,
+        qkv: Array,
+        cos_sin: Array,
+        k_cache: Array,
+        v_cache: Array,
+        slot_mapping: Array,
+        head_norms: HeadNorms | None,
+    ) -> None:
+        check(qkv.dtype == self.dtype, "rotate_and_store: qkv must be {}", self.dtype)
+        arrays = {"cos_sin": cos_sin, "caches": (k_cache, v_cache), "slot_mapping": slot_mapping}
+        launch_rotate_and_store(self.device, qkv, **arrays, head_norms=head_norms)
+
     def attention(
         self,
         q: Array,
@@ -245,10 +284,27 @@ class CudaOps(Ops):
         grid = (num_rows, ceil_div(size // lanes, 256))
         launch(kernel, grid, 256, bias, out, np.int32(size))
 
-    def _multiply(self, x: Array, weight: Array, *, out: Array, beta: float) -> None:
+    def _normed_matvec(
+        self, x: Array, norm: Norm, weight: Array, epilogue: Epilogue, bias: Array | None
+    ) -> Array:
+        """The product of few rows, normed on the way where that is possible, else before."""
+        self._product_shape(x, weight)
+        if can_norm(self.device, x):
+            return matvec(self.device, x, weight=weight, bias=bias, norm=norm, epilogue=epilogue)
+        normed = self.rms_norm(x, norm.weight, norm.eps)
+        return matvec(self.device, normed, weight=weight, bias=bias, epilogue=epilogue)
+
+    def _product_shape(self, x: Array, weight: Array) -> tuple[int, int]:
         shapes = x.ndim == 2 and weight.ndim == 2 and x.shape[1] == weight.shape[1]
         check(shapes, "linear: x {} and weight {} do not fit", x.shape, weight.shape)
         dtypes = x.dtype == self.dtype and weight.dtype == self.dtype
         check(dtypes, "linear: want {}, got x {}, weight {}", self.dtype, x.dtype, weight.dtype)
+        return x.shape[0], weight.shape[0]
+
+    def _multiply(self, x: Array, weight: Array, *, out: Array, beta: float) -> None:
         if x.shape[0]:
             self.device.gemm(x, weight, out, beta=beta)
+
+
+def _are_few(x: Array) -> bool:
+    return 0 < len(x) <= MAX_MATVEC_ROWS

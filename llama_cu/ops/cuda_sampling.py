@@ -16,6 +16,7 @@ MAX_TOP = 64  # as in logits.cu
 _MAX_VOCAB_SIZE = 1 << 23  # 2^40 times that fits 64 bits
 
 _INT32 = np.dtype(np.int32)
+_UINT64 = np.dtype(np.uint64)
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -27,8 +28,13 @@ def _check_logits(logits: Array) -> tuple[int, int]:
     return num_rows, vocab_size
 
 
-# Of 1024 threads each has 64 registers, which are not enough on every GPU.
-_MAX_SAMPLE_THREADS = 512
+# One block a row up to here; beyond it the launch of a second kernel is the smaller cost.
+_MAX_ONE_BLOCK_ARGMAX = 32768
+_MAX_ONE_BLOCK_SAMPLE = 8192
+_SAMPLE_THREADS = 512
+_TILE = 256  # this and the next as in wide_sampling.cu
+_NUM_BINS = 2048
+_MAX_SHARES = 1024
 
 
 def _block(vocab_size: int) -> int:
@@ -75,8 +81,7 @@ def launch_sample(
     out = device.empty((num_rows,), _INT32) if out is None else out
     check_array("sample: out", out, shape=(num_rows,), dtype=_INT32)
     if rows.all_greedy:
-        kernel = device.kernel("sampling", "argmax")
-        launch(kernel, (num_rows,), _block(vocab_size), logits, out, np.int32(vocab_size))
+        _launch_argmax(device, logits, out)
         return out
     for name in ("temperature", "top_p", "min_p"):
         check_array(f"rows.{name}", getattr(rows, name), shape=(num_rows,), dtype=_FLOAT32)
@@ -84,10 +89,68 @@ def launch_sample(
         check_array(f"rows.{name}", getattr(rows, name), shape=(num_rows,), dtype=_INT32)
     check_array("rows.seeds", rows.seeds, shape=(num_rows, 2), dtype=_INT32)
     cuts = (rows.temperature, rows.top_k, rows.top_p, rows.min_p)
-    args = (logits, *cuts, rows.seeds, rows.positions, out, np.int32(vocab_size))
-    block = min(_block(vocab_size), _MAX_SAMPLE_THREADS)
-    launch(device.kernel("sampling", "sample"), (num_rows,), block, *args)
+    args = (logits, *cuts, rows.seeds, rows.positions, out)
+    if vocab_size <= _MAX_ONE_BLOCK_SAMPLE:
+        block = min(_block(vocab_size), _SAMPLE_THREADS)
+        kernel = device.kernel("sampling", "sample")
+        launch(kernel, (num_rows,), block, *args, np.int32(vocab_size))
+        return out
+    _launch_wide_sample(device, logits, rows, out)
     return out
+
+
+def _launch_argmax(device: Device, logits: Array, out: Array) -> None:
+    num_rows, vocab_size = logits.shape
+    if vocab_size <= _MAX_ONE_BLOCK_ARGMAX:
+        kernel = device.kernel("sampling", "argmax")
+        launch(kernel, (num_rows,), _block(vocab_size), logits, out, np.int32(vocab_size))
+        return
+    shares = _Shares(device, logits)
+    shares.launch_maxima()
+    kernel = device.kernel("wide_sampling", "argmax_of_shares")
+    launch(kernel, (num_rows,), 256, logits, shares.maxima, out, *shares.sizes)
+
+
+def _launch_wide_sample(device: Device, logits: Array, rows: SamplingRows, out: Array) -> None:
+    num_rows, vocab_size = logits.shape
+    shares = _Shares(device, logits)
+    histogram = device.empty((num_rows, _NUM_BINS), _UINT64)
+    words = device.empty((num_rows, ceil_div(vocab_size, 32)), _INT32)
+    sums = device.empty((num_rows, shares.count), _UINT64)
+    shares.launch_maxima(histogram)
+    arrays = (out, shares.maxima, shares.state, histogram, words, sums, *shares.sizes)
+    draws = (rows.top_p, rows.min_p, rows.seeds, rows.positions)
+    grid = shares.grid(num_warps=_SAMPLE_THREADS // 32)
+    sample_shares = device.kernel("wide_sampling", "sample_shares")
+    first = (logits, rows.temperature, rows.top_k, *draws)
+    launch(sample_shares, grid, _SAMPLE_THREADS, *first, *arrays)
+    sample_flat = device.kernel("wide_sampling", "sample_flat")
+    launch(sample_flat, grid, _SAMPLE_THREADS, logits, rows.temperature, *draws, *arrays)
+
+
+class _Shares:
+    """Rows cut into shares; kernels/wide_sampling.cu."""
+
+    def __init__(self, device: Device, logits: Array) -> None:
+        num_rows, vocab_size = logits.shape
+        share_size = _TILE * ceil_div(vocab_size, _TILE * _MAX_SHARES)
+        self.count = ceil_div(vocab_size, share_size)
+        self.sizes = (np.int32(vocab_size), np.int32(share_size), np.int32(self.count))
+        self.maxima = device.empty((num_rows, self.count), _INT32)
+        self.state = device.empty((num_rows, 2), _INT32)
+        self._device, self._logits = device, logits
+
+    def launch_maxima(self, histogram: Array | None = None) -> None:
+        """Find each share's largest logit, and set state and histogram to 0."""
+        kernel = self._device.kernel("wide_sampling", "share_maxima")
+        arrays = (self._logits, self.maxima, self.state, histogram)
+        launch(kernel, self.grid(num_warps=8), 256, *arrays, *self.sizes)
+
+    def grid(self, *, num_warps: int) -> tuple[int, int]:
+        """Blocks to fill the chip, with no more warps than shares. No result depends on it."""
+        num_rows = len(self.maxima)
+        blocks = ceil_div(32 * self._device.num_multiprocessors, num_warps * max(1, num_rows))
+        return num_rows, min(blocks, ceil_div(self.count, num_warps))
 
 
 def launch_logprobs(

@@ -54,7 +54,7 @@ class CupyDevice:
         self.name: str = properties["name"].decode()
         self.num_multiprocessors: int = device.attributes["MultiProcessorCount"]
         self.max_shared_bytes: int = device.attributes["MaxSharedMemoryPerBlockOptin"]
-        self.arch = nearest_arch(int(device.compute_capability), supported_archs())
+        self.arch: int = nearest_arch(int(device.compute_capability), supported_archs())
         self._cache_dir = cache_dir or default_cache_dir()
         self._on_compile = on_compile
         self._telling = Lock()

@@ -42,6 +42,7 @@ class Device(Protocol):
     """One CUDA device, or something that behaves like one. Work is queued in order."""
 
     name: str
+    arch: int  # what kernels are compiled for: 90 is sm_90
     num_multiprocessors: int
     max_shared_bytes: int  # dynamic shared memory a block may ask for
 

@@ -22,6 +22,12 @@ MAX_BLOCK = (1024, 1024, 64)
 # multiprocessor has 64 Ki of them: past 256 threads a kernel must say what it needs.
 UNBOUNDED_THREADS = 256
 
+
+def least_shared_bytes(arch: int) -> int:
+    """The dynamic shared memory that a block has on every GPU of sm_`arch` or newer."""
+    return (99 if arch >= 80 else 64) * 1024  # sm_86, sm_89 and sm_120 have 99 KiB
+
+
 _KIND_NAMES = {
     "i": "signed integer",
     "u": "unsigned integer",

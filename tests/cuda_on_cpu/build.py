@@ -110,7 +110,7 @@ def cache_dir() -> Path:
 def compile_flags(*, sanitize: bool, arch: int) -> list[str]:
     """All flags but the input and output."""
     compiler = find_compiler()
-    flags = [*_FLAGS, *machine_flags(), f"-D__CUDA_ARCH__={arch}", f"-I{SHIM_DIR}"]
+    flags = [*_FLAGS, *machine_flags(), f"-D__CUDA_ARCH__={arch}0", f"-I{SHIM_DIR}"]
     flags += ["-include", str(SHIM_DIR / "cuda_shim.h")]
     flags += _GCC_FLAGS if compiler.is_gcc else _CLANG_FLAGS
     if sanitize:
@@ -137,7 +137,7 @@ def _wrapper(source: Path, expressions: Sequence[str], *, unnamed: bool) -> str:
     rows = "".join(f'  CUDA_ON_CPU_KERNEL("{e}", {e}),\n' for e in expressions)
     include = f'#include "{source}"\n'
     return (
-        "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n"
+        "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n#include <ptx.cuh>\n"
         + (f"namespace {{\n{include}}}\n" if unnamed else include)
         + f"static const cuda_on_cpu::KernelEntry kKernels[] = {{\n{rows}}};\n"
         "CUDA_ON_CPU_EXPORTS(kKernels)\n"
@@ -155,7 +155,7 @@ def _digest(source: Path, wrapper: str, flags: Sequence[str]) -> str:
 
 
 def build(
-    source: Path, expressions: Sequence[str], *, sanitize: bool = False, arch: int = 800
+    source: Path, expressions: Sequence[str], *, sanitize: bool = False, arch: int = 80
 ) -> Path:
     """The shared object with these kernels of a .cu file, compiled unless the cache has it.
 

@@ -44,19 +44,19 @@ class CpuDevice:
         order: str | int | None = None,
         lazy: bool = False,
         num_multiprocessors: int = 8,
-        max_shared_bytes: int = 64 * 1024,
+        max_shared_bytes: int | None = None,
         memory_bytes: int = 2**32,
         kernel_dir: Path = KERNEL_DIR,
-        arch: int = 800,
+        arch: int = 80,
     ) -> None:
         self.num_multiprocessors = num_multiprocessors
-        self.max_shared_bytes = max_shared_bytes  # default: of sm_75, the smallest we run on
+        self.max_shared_bytes = max_shared_bytes or arguments.least_shared_bytes(arch)
+        self.arch = arch
         self.requests: set[KernelRequest] = set()
         self.prepared: set[KernelRequest] = set()
         self._sanitize = bool(os.environ.get(SANITIZE_VARIABLE)) if sanitize is None else sanitize
         self._order = _order(os.environ.get(ORDER_VARIABLE, "forward") if order is None else order)
         self._kernel_dir = kernel_dir
-        self._arch = arch
         self._memory = Memory(memory_bytes, sanitize=self._sanitize)
         self._queue = WorkQueue(lazy=lazy)
         self._arena: Arena | None = None
@@ -151,7 +151,7 @@ class CpuDevice:
     def _load(self, wanted: Specialisation) -> Kernel:
         together = bundle(wanted, self._kernel_dir)
         source = self._kernel_dir / f"{wanted.file}.cu"
-        path = build(source, together, sanitize=self._sanitize, arch=self._arch)
+        path = build(source, together, sanitize=self._sanitize, arch=self.arch)
         if path not in self._libraries:
             self._libraries[path] = Library(path)
         library = self._libraries[path]

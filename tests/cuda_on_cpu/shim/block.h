@@ -32,6 +32,18 @@ struct Meeting {
   uint64_t slot[kWarpSize];
 };
 
+// Copies in the background that a thread has begun and not waited for: shim/ptx.cuh.
+struct AsyncCopies {
+  static constexpr int kMost = 64;
+  struct Copy {
+    void* to;
+    const void* from;  // null for zeros
+  };
+  int num_copies, num_groups;
+  int group_end[kMost];  // behind a group's last copy; copies behind the last group have none yet
+  Copy copy[kMost];
+};
+
 struct Thread {
   uint3 index;
   int lane, warp;
@@ -40,6 +52,7 @@ struct Thread {
   Place place;           // where it waits
   unsigned mask;         // the lanes it waits for there, 0 for the whole block
   bool waits, ended;
+  AsyncCopies copies;
 };
 
 struct Warp {

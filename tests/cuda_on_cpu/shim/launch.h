@@ -118,6 +118,7 @@ inline void run_block(const Launch& launch, uint64_t& random) {
   for (int i = 0; i < block->num_threads; ++i) {
     block->threads[i].stack = nullptr;
     block->threads[i].ended = false;
+    block->threads[i].copies.num_copies = block->threads[i].copies.num_groups = 0;
   }
   block->num_ended = block->arrived = block->parity = 0;
   block->num_stacks = block->num_free_stacks = 0;
