@@ -35,13 +35,8 @@ from benchmarks.gpu_tests import (
     run_tests,
 )
 from benchmarks.report import describe_machine, write_json
-from llama_cu.ops.cuda_kernels import (
-    HEAD_DIMS,
-    Specialisation,
-    cached_cubin,
-    default_cache_dir,
-    specialisations,
-)
+from llama_cu.ops.cuda_kernels import cached_cubin, default_cache_dir
+from llama_cu.ops.cuda_templates import HEAD_DIMS, Specialisation, specialisations
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint
 
 # The shapes of real models, with random weights.

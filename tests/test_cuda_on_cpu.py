@@ -262,7 +262,7 @@ def test_the_device_remembers_what_was_asked_for() -> None:
 
 
 def test_a_kernel_that_no_test_compiles_for_a_gpu_is_refused() -> None:
-    with pytest.raises(LaunchError, match=r"swiglu<double, 3> is in no row of cuda_kernels"):
+    with pytest.raises(LaunchError, match=r"swiglu<double, 3> is in no row of cuda_templates"):
         CpuDevice(sanitize=False).kernel("swiglu", "swiglu", "double", 3)
 
 

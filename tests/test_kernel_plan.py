@@ -11,8 +11,8 @@ import pytest
 from llama_cu import LLM, SamplingParams
 from llama_cu.cli.load import find_model
 from llama_cu.kernel_plan import plan_kernels
-from llama_cu.ops.cuda_kernels import TEMPLATES
 from llama_cu.ops.cuda_ops import CudaOps
+from llama_cu.ops.cuda_templates import TEMPLATES
 from llama_cu.ops.numpy_ops import DTYPES
 from tests.cuda_on_cpu import CpuDevice, NoCompiler
 from tests.cuda_on_cpu.build import find_compiler

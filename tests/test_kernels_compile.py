@@ -10,18 +10,14 @@ import pytest
 
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.cuda_kernels import (
-    ARCHS,
-    HEAD_DIMS,
     KERNEL_DIR,
-    TEMPLATES,
-    Specialisation,
     cached_cubin,
     compile_cubin,
     headers_hash,
     load_nvrtc,
-    specialisations,
     whole_elf,
 )
+from llama_cu.ops.cuda_templates import ARCHS, HEAD_DIMS, TEMPLATES, Specialisation, specialisations
 from tests.cuda_on_cpu.arguments import UNBOUNDED_THREADS, launch_bound
 
 FILES = sorted({template.file for template in TEMPLATES})

@@ -12,9 +12,9 @@ from llama_cu.checkpoint.config import load_config
 from llama_cu.checkpoint.weights import load_weights
 from llama_cu.errors import BackendUnavailable, ModelError
 from llama_cu.ops.backend import get_ops
-from llama_cu.ops.cuda_kernels import C_TYPES
 from llama_cu.ops.cuda_loader import CudaLoader
 from llama_cu.ops.cuda_ops import CudaOps
+from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.numpy_ops import DTYPES
 from llama_cu.weight_loading import WeightPiece
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint

@@ -69,6 +69,4 @@ def _draw(axes: Any, rows: list[Row], *, x: str, by: str, name: Callable[[int], 
     axes.grid(True, color=_GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK, labelleft=True)
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=6, frameon=False, fontsize=8
-    )
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=6, frameon=False, fontsize=8)

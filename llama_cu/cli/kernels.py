@@ -12,12 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from llama_cu.cli.progress import ProgressBar
-from llama_cu.ops.cuda_kernels import (
-    Specialisation,
-    compile_cubin,
-    specialisations,
-    supported_archs,
-)
+from llama_cu.ops.cuda_kernels import compile_cubin, supported_archs
+from llama_cu.ops.cuda_templates import Specialisation, specialisations
 
 Row = dict[str, Any]
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cu.batch import Batch
-from llama_cu.ops.cuda_kernels import C_TYPES
 from llama_cu.ops.cuda_launch import (
     MAX_GRID_YZ,
     ceil_div,
@@ -18,6 +17,7 @@ from llama_cu.ops.cuda_launch import (
     token_stride,
     whole_warps,
 )
+from llama_cu.ops.cuda_templates import C_TYPES
 
 if TYPE_CHECKING:
     from llama_cu.ops.cuda_ops import CudaOps

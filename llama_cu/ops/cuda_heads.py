@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from llama_cu.ops.base import HeadNorms
-from llama_cu.ops.cuda_kernels import C_TYPES
 from llama_cu.ops.cuda_launch import (
     ceil_div,
     check,
@@ -16,6 +15,7 @@ from llama_cu.ops.cuda_launch import (
     token_stride,
     vector_lanes,
 )
+from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.device import Device
 
 Array = Any

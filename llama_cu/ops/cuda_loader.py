@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.ops.cuda_kernels import C_TYPES
 from llama_cu.ops.cuda_launch import ceil_div, launch
+from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.device import Device, Event
 from llama_cu.weight_loading import WeightPiece
 

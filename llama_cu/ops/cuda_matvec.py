@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.ops.cuda_kernels import C_TYPES
 from llama_cu.ops.cuda_launch import ceil_div, check, check_array, launch
+from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.device import Device
 
 Array = Any

@@ -15,7 +15,6 @@ from llama_cu.ops.cuda_attention import (
     unfused_attention,
 )
 from llama_cu.ops.cuda_heads import launch_rotate_and_store
-from llama_cu.ops.cuda_kernels import C_TYPES
 from llama_cu.ops.cuda_launch import (
     ceil_div,
     check,
@@ -33,6 +32,7 @@ from llama_cu.ops.cuda_sampling import (
     launch_mask_logits,
     launch_sample,
 )
+from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.device import Device
 from llama_cu.weight_loading import WeightLoader
 

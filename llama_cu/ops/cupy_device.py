@@ -17,12 +17,8 @@ import numpy as np
 
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.cublas import Cublas, load_cublas
-from llama_cu.ops.cuda_kernels import (
-    Specialisation,
-    cached_cubin,
-    default_cache_dir,
-    supported_archs,
-)
+from llama_cu.ops.cuda_kernels import cached_cubin, default_cache_dir, supported_archs
+from llama_cu.ops.cuda_templates import Specialisation
 from llama_cu.ops.device import Event, Graph, Kernel, KernelRequest, check_copy, check_gemm
 
 Array = Any

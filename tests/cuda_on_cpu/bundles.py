@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_cu.ops.cuda_kernels import KERNEL_DIR, TEMPLATES, Specialisation
+from llama_cu.ops.cuda_kernels import KERNEL_DIR
+from llama_cu.ops.cuda_templates import TEMPLATES, Specialisation
 from tests.cuda_on_cpu.build import has_dynamic_shared
 from tests.cuda_on_cpu.library import LaunchError
 
@@ -23,7 +24,7 @@ def bundle(wanted: Specialisation, kernel_dir: Path) -> list[str]:
     own = [t for t in rows if t.name == wanted.name and t.covers(wanted.template_args)]
     if not own:
         raise LaunchError(
-            f"{wanted.file}.cu: {wanted.expression} is in no row of cuda_kernels.TEMPLATES, "
+            f"{wanted.file}.cu: {wanted.expression} is in no row of cuda_templates.TEMPLATES, "
             "so no test compiles it for a GPU"
         )
     if has_dynamic_shared(kernel_dir / f"{wanted.file}.cu"):

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.ops.cuda_kernels import KERNEL_DIR, Specialisation
+from llama_cu.ops.cuda_kernels import KERNEL_DIR
+from llama_cu.ops.cuda_templates import Specialisation
 from llama_cu.ops.device import Kernel, KernelRequest, check_copy, check_gemm
 from tests.cuda_on_cpu import arguments
 from tests.cuda_on_cpu.build import build

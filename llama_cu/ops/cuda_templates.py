@@ -1,0 +1,117 @@
+"""The table of kernels: which specialisations of kernels/*.cu a device may be asked for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+ARCHS = (75, 80, 86, 89, 90, 100, 120)
+HEAD_DIMS = (32, 64, 80, 96, 112, 128, 192, 256)
+C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """One compiled kernel: `name<template_args...>` of kernels/`file`.cu."""
+
+    file: str
+    name: str
+    template_args: tuple[str | int, ...]
+    head_dim: int | None = None  # of attention kernels
+
+    @property
+    def expression(self) -> str:
+        return expression(self.name, self.template_args)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A kernel and the template arguments that cuda_ops.py may ask for.
+
+    An entry of `choices` is "T" (every element type), "HEAD_DIM" (every head size), a tuple of
+    alternatives, or the one argument itself. Older architectures than `min_arch` lack the kernel.
+    """
+
+    file: str
+    name: str
+    choices: tuple[str | int | tuple[str | int, ...], ...] = ()
+    min_arch: int = ARCHS[0]
+
+    def specialisations(self, head_dims: Sequence[int] = HEAD_DIMS) -> Iterator[Specialisation]:
+        """Every combination of the choices."""
+        alternatives = [_alternatives(choice, head_dims) for choice in self.choices]
+        for args in itertools.product(*alternatives):
+            where = self.choices.index("HEAD_DIM") if "HEAD_DIM" in self.choices else None
+            head_dim = None if where is None else int(args[where])
+            yield Specialisation(self.file, self.name, args, head_dim)
+
+    def covers(self, template_args: Sequence[str | int]) -> bool:
+        """Whether these are arguments of this row; any head size stands for all."""
+        pairs = zip(self.choices, template_args, strict=False)
+        return len(template_args) == len(self.choices) and all(
+            isinstance(arg, int) if choice == "HEAD_DIM" else arg in _alternatives(choice, ())
+            for choice, arg in pairs
+        )
+
+
+_LANES = (1, 2, 4, 8)
+_HALVES = (C_TYPES["float16"], C_TYPES["bfloat16"])
+
+# One row a kernel. A test compares it with what the suite asks a device for.
+TEMPLATES: tuple[Template, ...] = (
+    Template("convert", "convert", ("T", "T", (1, 8))),
+    Template("decode", "begin_decode"),
+    Template("gather", "gather", ("T", _LANES)),
+    Template("bias", "fill_bias", ("T", _LANES)),
+    Template("bias", "add_bias", ("T", _LANES)),
+    Template("matvec", "matvec", ("T", 0, 8, 0)),
+    Template("matvec", "matvec", ("T", 1, (1, 4, 8), (0, 1))),
+    Template("rms_norm", "rms_norm", ("T", _LANES)),
+    Template("rms_norm", "head_norm", ("T", _LANES)),
+    Template("rope", "rope_angles"),
+    Template("rope", "rope", ("T", _LANES)),
+    Template("kv_cache", "store_kv", ("T", _LANES)),
+    Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1))),
+    Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM")),
+    Template("attention_prefill_mma", "attention_prefill_mma", (_HALVES, "HEAD_DIM"), min_arch=80),
+    Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8))),
+    Template("attention_decode", "attention_merge", ("T",)),
+    Template("softmax", "softmax", ("T",)),
+    Template("swiglu", "swiglu", ("T", _LANES)),
+    Template("logits", "copy_logits"),
+    Template("logits", "edit_logits"),
+    Template("logits", "mask_logits"),
+    Template("logits", "logprobs"),
+    Template("sampling", "argmax"),
+    Template("sampling", "sample"),
+    Template("sampling", "random_words"),
+    Template("wide_sampling", "share_maxima"),
+    Template("wide_sampling", "argmax_of_shares"),
+    Template("wide_sampling", "sample_shares"),
+    Template("wide_sampling", "sample_flat"),
+    Template("random", "random_normal", ("T",)),
+    Template("bandwidth", "read_sum"),
+)
+
+
+def specialisations(arch: int, *, head_dims: Sequence[int] = HEAD_DIMS) -> list[Specialisation]:
+    """Everything that cuda_ops.py may ask a device of sm_`arch` for."""
+    own = [template for template in TEMPLATES if template.min_arch <= arch]
+    return [s for template in own for s in template.specialisations(head_dims)]
+
+
+def _alternatives(
+    choice: str | int | tuple[str | int, ...], head_dims: Sequence[int]
+) -> tuple[str | int, ...]:
+    if choice == "T":
+        return tuple(C_TYPES.values())
+    if choice == "HEAD_DIM":
+        return tuple(head_dims)
+    return choice if isinstance(choice, tuple) else (choice,)
+
+
+def expression(name: str, template_args: Sequence[str | int]) -> str:
+    """The C++ name expression of a kernel: `name<a, b>`, or `name` if it is no template."""
+    args = ", ".join(map(str, template_args))
+    return f"{name}<{args}>" if args else name
