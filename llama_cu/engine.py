@@ -24,7 +24,9 @@ from llama_cu.step_input import (
 
 Array = Any
 
-
+# Tokens of one step: enough to fill the device, few enough that a long prompt does not hold up
+# the answers beside it for long.
+_DEVICE_BATCH_TOKENS, _CPU_BATCH_TOKENS = 2048, 512
 # Logits of given tokens that are on the device at a time: a quarter of a gigabyte.
 _MAX_SCORED_LOGITS = 1 << 26
 
@@ -34,7 +36,8 @@ class Engine:
 
     `submit` sequences, then call `step` until `has_work` is false. A sequence's tokens do not
     depend on what else is in the batch. Where the device can, steps of decode run ahead of the
-    host (`DecodeLoop`), unless `enforce_eager`.
+    host (`DecodeLoop`), unless `enforce_eager`. `max_batch_tokens` bounds a step; None: 2048 on
+    a device, 512 on a CPU.
     """
 
     def __init__(
@@ -42,12 +45,15 @@ class Engine:
         model: Llama,
         cache: KVCache,
         *,
-        max_batch_tokens: int,
         max_num_seqs: int,
+        max_batch_tokens: int | None = None,
         enforce_eager: bool = False,
     ) -> None:
         self.model = model
         self.cache = cache
+        device = model.ops.device
+        if max_batch_tokens is None:
+            max_batch_tokens = _CPU_BATCH_TOKENS if device is None else _DEVICE_BATCH_TOKENS
         self.scheduler = Scheduler(
             BlockAllocator(cache.num_blocks, cache.block_size),
             max_batch_tokens=max_batch_tokens,
@@ -55,7 +61,6 @@ class Engine:
         )
         is_dynamic = model.config.rope.rope_type == "dynamic"
         self._rope_row = partial(rope_row, model.config) if is_dynamic else None
-        device = model.ops.device
         self._loop: DecodeLoop | None = None
         if device is not None and not enforce_eager and model.ops.captures(model.config.head_dim):
             self._loop = DecodeLoop(model, cache, device=device, scheduler=self.scheduler)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from llama_cu.arguments import check_integer, check_number
-from llama_cu.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.checkpoint.tokenizer import StreamDecoder
-from llama_cu.checkpoint.weights import Weights, load_weights
 from llama_cu.engine import Engine
 from llama_cu.errors import BackendUnavailable, ModelError, RequestError
 from llama_cu.kv_cache import allocate_kv_cache, kv_bytes_per_token
+from llama_cu.loading import load
 from llama_cu.model import Llama
 from llama_cu.ops.backend import get_ops
 from llama_cu.ops.base import Ops
@@ -41,9 +40,6 @@ Progress = Callable[[str, int, int], None]
 # is more, but never more contexts than this.
 _CPU_CACHE_BYTES = 1 << 30
 _CPU_CACHE_CONTEXTS = 16
-# Tokens of one step: enough to fill the device, few enough that a long prompt does not hold up
-# the answers beside it for long.
-_CUDA_BATCH_TOKENS, _CPU_BATCH_TOKENS = 2048, 512
 
 
 class LLM:
@@ -111,7 +107,7 @@ class LLM:
             on_compile=lambda name: report(f"compiling {name}", 0, 0),
         )
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
-        weights = _load(checkpoint, ops, partial(report, "weights"))
+        weights = load(checkpoint.folder, config, ops, progress=partial(report, "weights"))
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
         per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
         if kv_cache_bytes is None:
@@ -124,9 +120,6 @@ class LLM:
                 f"got {kv_cache_bytes}"
             )
         cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=block_size)
-        if max_batch_tokens is None:
-            on_cpu = isinstance(ops, NumpyOps)
-            max_batch_tokens = _CPU_BATCH_TOKENS if on_cpu else _CUDA_BATCH_TOKENS
         self.engine = Engine(
             llama,
             cache,
@@ -164,19 +157,28 @@ class LLM:
         return usable
 
     def generate(
-        self, prompts: Prompt | Seq[Prompt], params: SamplingParams | None = None
+        self,
+        prompts: Prompt | Seq[Prompt],
+        params: SamplingParams | Seq[SamplingParams] | None = None,
     ) -> list[Output]:
         """Answers to prompts, batched by the engine; `params.n` outputs per prompt, in order.
 
-        A prompt is a string or a list of token ids. Without params, the model's own
-        (generation_config.json) apply. Raises ValueError for a prompt that is neither or is
-        empty, RequestError for one that does not fit the context.
+        A prompt is a string or a list of token ids; params are for all, or a list of one for
+        each. Without params, the model's own (generation_config.json) apply. Raises ValueError
+        for a prompt that is neither or is empty, RequestError for one that does not fit the
+        context.
         """
-        params = self._params(params)
+        token_lists = self._prompts.encode_all(prompts)
+        if isinstance(params, list | tuple):
+            each = [self._params(own) for own in params]
+        else:
+            each = [self._params(params)] * len(token_lists)
+        if len(each) != len(token_lists):
+            raise ValueError(f"{len(token_lists)} prompts need as many params, got {len(each)}")
         sequences = [
             sequence
-            for token_ids in self._prompts.encode_all(prompts)
-            for sequence in self.sequences(token_ids, params)
+            for token_ids, own in zip(token_lists, each, strict=True)
+            for sequence in self.sequences(token_ids, own)
         ]
         return self._run(sequences)
 
@@ -216,20 +218,11 @@ class LLM:
 
     def default_params(self) -> SamplingParams:
         """SamplingParams from the model's generation_config.json; ModelError where it is wrong."""
-        defaults = self.config.generation
-        stated: dict[str, Any] = {
-            name: value
-            for name, value in (
-                ("temperature", 0.0 if defaults.do_sample is False else defaults.temperature),
-                ("top_k", defaults.top_k),
-                ("top_p", defaults.top_p),
-                ("min_p", defaults.min_p),
-                ("repetition_penalty", defaults.repetition_penalty),
-            )
-            if value is not None
-        }
+        stated = asdict(self.config.generation)
+        if stated.pop("do_sample") is False:
+            stated["temperature"] = 0.0
         try:
-            return SamplingParams(**stated)
+            return SamplingParams(**{k: v for k, v in stated.items() if v is not None})
         except ValueError as error:
             raise ModelError(f"generation_config.json: {error}") from error
 
@@ -237,7 +230,7 @@ class LLM:
         if params is None:
             return self.default_params()
         if not isinstance(params, SamplingParams):
-            raise ValueError(f"params must be one SamplingParams or None, got {params!r}")
+            raise ValueError(f"params must be SamplingParams or None, got {params!r}")
         return params
 
     def encode(self, prompt: Any) -> list[int]:
@@ -306,26 +299,3 @@ class LLM:
     def _abort(self, sequence: Sequence) -> None:
         with self._lock:
             self.engine.abort(sequence)
-
-
-def _load(checkpoint: Checkpoint, ops: Ops, progress: Callable[[int, int], None]) -> Weights:
-    """The weights, and on a device the kernels that it will need, compiled meanwhile."""
-    with ops.weight_loader() or nullcontext() as loader, ThreadPoolExecutor(1) as beside:
-        kernels = None
-        if ops.device is not None:
-            from llama_cu.kernel_plan import plan_kernels  # nothing that a CPU needs to read
-
-            planned = plan_kernels(checkpoint.config, ops.dtype, ops.device)
-            kernels = beside.submit(ops.device.prepare, planned)
-        weights = load_weights(
-            checkpoint.folder,
-            checkpoint.config,
-            dtype=ops.dtype,
-            storage_dtype=ops.storage_dtype,
-            place=ops.place_weight,
-            loader=loader,
-            progress=progress,
-        )
-        if kernels is not None:
-            kernels.result()
-        return weights

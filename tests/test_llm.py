@@ -272,10 +272,24 @@ def test_a_cache_larger_than_any_memory_is_refused_in_words(folder):
         LLM(folder, device="cpu", kv_cache_bytes=10**17)
 
 
-@pytest.mark.parametrize("params", [{"temperature": 0}, [GREEDY], 0, ""])
+def test_each_prompt_may_have_params_of_its_own(llm):
+    drawn = SamplingParams(max_tokens=3, temperature=1.0, seed=5, n=2)
+    prompts = ["Once", "A little"]
+
+    outputs = llm.generate(prompts, [GREEDY, drawn])
+
+    alone = [*llm.generate(prompts[0], GREEDY), *llm.generate(prompts[1], drawn)]
+    assert [one.token_ids for one in outputs] == [one.token_ids for one in alone]
+    with pytest.raises(ValueError, match="2 prompts need as many params, got 1"):
+        llm.generate(prompts, [GREEDY])
+    with pytest.raises(ValueError, match="params must be SamplingParams or None, got 7"):
+        llm.generate(prompts, [GREEDY, 7])
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0}, 0, ""])
 def test_params_of_another_kind_are_refused(llm, params):
     for ask in (llm.generate, llm.stream):
-        with pytest.raises(ValueError, match="params must be one SamplingParams"):
+        with pytest.raises(ValueError, match="params must be SamplingParams"):
             ask("Once", params)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import fields
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from llama_cu.checkpoint.weights import (
     LayerWeights,
     Weights,
     layer_shapes,
-    load_weights,
     weight_bytes,
 )
 from llama_cu.engine import Engine
@@ -31,8 +28,6 @@ Array = Any
 Progress = Callable[[str, int, int], None]
 
 BLOCK_SIZE = 16
-# Tokens of one step, as `LLM` takes them.
-_CUDA_BATCH_TOKENS, _CPU_BATCH_TOKENS = 2048, 512
 
 
 def random_weights(
@@ -93,35 +88,6 @@ def _ones(ops: Ops, size: int) -> Array:
     return ops.place_weight(np.ones(size, ops.storage_dtype))
 
 
-def checkpoint_weights(
-    ops: Ops, config: ModelConfig, folder: Path, *, progress: Progress | None = None
-) -> Weights:
-    """The weights of a checkpoint folder; errors are those of `load_weights`."""
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress("weights", done, total)
-
-    with ops.weight_loader() or nullcontext() as loader:
-        return load_weights(
-            folder,
-            config,
-            dtype=ops.dtype,
-            storage_dtype=ops.storage_dtype,
-            place=ops.place_weight,
-            loader=loader,
-            progress=report,
-        )
-
-
-def prepare_kernels(ops: Ops, config: ModelConfig) -> None:
-    """Compile what the model will ask a device for, side by side."""
-    if ops.device is not None:
-        from llama_cu.kernel_plan import plan_kernels  # nothing that a CPU needs to read
-
-        ops.device.prepare(plan_kernels(config, ops.dtype, ops.device))
-
-
 def make_engine(
     ops: Ops, config: ModelConfig, weights: Weights, *, num_blocks: int, max_num_seqs: int
 ) -> Engine:
@@ -130,6 +96,5 @@ def make_engine(
     return Engine(
         llama,
         allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=BLOCK_SIZE),
-        max_batch_tokens=_CPU_BATCH_TOKENS if ops.device is None else _CUDA_BATCH_TOKENS,
         max_num_seqs=max_num_seqs,
     )

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -16,9 +17,7 @@ from llama_cu.arguments import check_integer
 from llama_cu.bench.engines import (
     BLOCK_SIZE,
     Progress,
-    checkpoint_weights,
     make_engine,
-    prepare_kernels,
     random_weights,
 )
 from llama_cu.bench.roofs import Roofs, measure_roofs
@@ -27,6 +26,7 @@ from llama_cu.bench.traffic import decode_bytes, prefill_flops, read_weight_byte
 from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.kv_cache import kv_bytes_per_token
+from llama_cu.loading import load, prepare_kernels
 from llama_cu.ops.base import Ops
 
 _CONTEXTS = (512, 4096)
@@ -86,11 +86,12 @@ def run_bench(
         tell("measuring read bandwidth and GEMM rate")
         roofs = measure_roofs(ops)
     config = source.config
-    prepare_kernels(ops, config)
+    progress = progress or (lambda what, done, total: None)
     if source.folder is None:
+        prepare_kernels(config, ops)
         weights = random_weights(ops, config, progress=progress)
     else:
-        weights = checkpoint_weights(ops, config, source.folder, progress=progress)
+        weights = load(source.folder, config, ops, progress=partial(progress, "weights"))
     wanted = _Wanted(config, plan, ops)
     stopwatch = Stopwatch(
         make_engine(

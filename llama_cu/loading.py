@@ -1,0 +1,43 @@
+"""A checkpoint's weights where a backend wants them, and beside it the kernels they will meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+from llama_cu.checkpoint.config import ModelConfig
+from llama_cu.checkpoint.weights import Weights, load_weights
+from llama_cu.ops.base import Ops
+
+
+def load(
+    folder: Path, config: ModelConfig, ops: Ops, *, progress: Callable[[int, int], None]
+) -> Weights:
+    """The weights of a folder; on a device its kernels are compiled meanwhile.
+
+    progress(done, total) is told of bytes. Errors are those of `load_weights` and
+    `Device.prepare`.
+    """
+    with ops.weight_loader() or nullcontext() as loader, ThreadPoolExecutor(1) as beside:
+        kernels = beside.submit(prepare_kernels, config, ops)
+        weights = load_weights(
+            folder,
+            config,
+            dtype=ops.dtype,
+            storage_dtype=ops.storage_dtype,
+            place=ops.place_weight,
+            loader=loader,
+            progress=progress,
+        )
+        kernels.result()
+        return weights
+
+
+def prepare_kernels(config: ModelConfig, ops: Ops) -> None:
+    """Compile what a device will be asked for by a model of this config, side by side."""
+    if ops.device is not None:
+        from llama_cu.kernel_plan import plan_kernels  # nothing that a CPU needs to read
+
+        ops.device.prepare(plan_kernels(config, ops.dtype, ops.device))
