@@ -107,7 +107,7 @@ class LLM:
             on_compile=lambda name: report(f"compiling {name}", 0, 0),
         )
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
-        weights = load(checkpoint.folder, config, ops, progress=partial(report, "weights"))
+        weights = load(checkpoint.path, config, ops, progress=partial(report, "weights"))
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
         per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
         if kv_cache_bytes is None:

@@ -1,4 +1,4 @@
-"""A checkpoint folder as a whole: what is in it, before any weight is read."""
+"""A checkpoint as a whole, a folder or a GGUF file: what is in it, before any weight is read."""
 
 from __future__ import annotations
 
@@ -6,24 +6,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_cu.checkpoint.config import ModelConfig, load_config
+from llama_cu.checkpoint.gguf import GgufFile, is_gguf
+from llama_cu.checkpoint.gguf_config import read_gguf_config
+from llama_cu.checkpoint.gguf_tokenizer import read_gguf_tokenizer
 from llama_cu.checkpoint.tokenizer import Tokenizer
 from llama_cu.errors import ModelError
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened folder; its weights come by `load_weights(folder, config, ...)`."""
+    """An opened folder or file; its weights come by `load_weights(path, config, ...)`."""
 
-    folder: Path
+    path: Path
     config: ModelConfig
-    tokenizer: Tokenizer | None  # None where there is no tokenizer.json
+    tokenizer: Tokenizer | None  # None where the checkpoint has none
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint in a folder of Hugging Face layout. ModelError names what is wrong with it."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: expected a folder with config.json, found none")
-    config = load_config(folder)
-    tokenizer = Tokenizer(folder) if (folder / "tokenizer.json").exists() else None
-    return Checkpoint(folder, config, tokenizer)
+    """The checkpoint in a folder of Hugging Face layout, or in a GGUF file.
+
+    ModelError names what is wrong with it.
+    """
+    path = Path(path)
+    if is_gguf(path):
+        file = GgufFile(path)
+        config, parts = read_gguf_config(file), read_gguf_tokenizer(file)
+        return Checkpoint(path, config, None if parts is None else Tokenizer(parts))
+    config = open_config(path)
+    tokenizer = Tokenizer(path) if (path / "tokenizer.json").exists() else None
+    return Checkpoint(path, config, tokenizer)
+
+
+def open_config(path: str | Path) -> ModelConfig:
+    """The ModelConfig of a checkpoint, without its tokenizer."""
+    path = Path(path)
+    if is_gguf(path):
+        return read_gguf_config(GgufFile(path))
+    if not path.is_dir():
+        kind = "a file that is neither" if path.exists() else "none"
+        raise ModelError(f"{path}: expected a folder with config.json or a GGUF file, found {kind}")
+    return load_config(path)

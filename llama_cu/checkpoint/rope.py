@@ -20,7 +20,10 @@ Array = Any
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """RoPE parameters, named as in transformers' `rope_parameters`; unused ones keep a default."""
+    """RoPE parameters, named as in transformers' `rope_parameters`; unused ones keep a default.
+
+    Type "factors" is GGUF's alone: its file has the outcome of llama3's rule as a tensor.
+    """
 
     rope_type: str = "default"
     rope_theta: float = 10000.0
@@ -34,12 +37,13 @@ class RopeConfig:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
+    freq_factors: tuple[float, ...] = ()  # factors: what each inverse frequency is divided by
 
 
 def default_max_model_len(config: ModelConfig) -> int:
     """The longest sequence, in tokens, that the checkpoint is meant for.
 
-    max_position_embeddings is that length for types default and llama3. Types linear and dynamic
+    max_position_embeddings is that length for types default, llama3 and factors. Types linear and dynamic
     multiply it by their factor. For yarn it is original_max_position_embeddings * factor, because
     max_position_embeddings may or may not hold the extended length already (vLLM's rule).
     """
@@ -95,6 +99,8 @@ def inv_freq_table(config: ModelConfig, max_model_len: int) -> Array:
         inv_freq = inv_freq / np.float32(rope.factor)
     elif rope.rope_type == "llama3":
         inv_freq = _llama3(rope, inv_freq)
+    elif rope.rope_type == "factors":
+        inv_freq = inv_freq / np.asarray(rope.freq_factors, np.float32)
     return inv_freq[None]
 
 

@@ -22,6 +22,7 @@ from llama_cu.errors import ModelError
 Array = Any
 
 FLOAT_DTYPES = {"F32": FLOAT32, "F16": FLOAT16, "BF16": BFLOAT16}
+FLOAT_NAMES = {dtype: name for name, dtype in FLOAT_DTYPES.items()}
 PIECE_BYTES = 16 << 20
 
 
@@ -79,14 +80,6 @@ class TensorFile:
                 )
             del piece  # unmapped before the next one is mapped
 
-    def same(self, name: str, other: TensorFile, other_name: str) -> bool:
-        """Whether two tensors hold the same dtype, shape and bits."""
-        mine, theirs = self.entries[name], other.entries[other_name]
-        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
-            return False
-        pairs = zip(self._pieces(name), other._pieces(other_name), strict=True)
-        return all(np.array_equal(_bits(a[1]), _bits(b[1])) for a, b in pairs)
-
     def _pieces(self, name: str) -> Iterator[tuple[int, Array]]:
         """(first element, flat view of the mapped file), piece after piece."""
         entry = self.entries[name]
@@ -103,10 +96,6 @@ class TensorFile:
                 del pages  # from here on the view alone keeps them mapped
                 yield start // dtype.itemsize, piece
                 del piece
-
-
-def _bits(array: Array) -> Array:
-    return array.view(f"u{array.itemsize}")
 
 
 def _read_header(path: Path) -> dict[str, TensorEntry]:

@@ -1,17 +1,19 @@
-"""All tensors of a checkpoint folder, in one file or in shards that an index names."""
+"""All tensors of a checkpoint: of a GGUF file, or of a folder's one file or indexed shards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from llama_cu.checkpoint.fields import read_json_object
-from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES, TensorEntry, TensorFile
+from llama_cu.checkpoint.gguf import is_gguf
+from llama_cu.checkpoint.gguf_tensors import GgufTensors
+from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES, PIECE_BYTES, TensorEntry, TensorFile
 from llama_cu.errors import ModelError
 from llama_cu.weight_loading import WeightPiece
 
@@ -20,12 +22,23 @@ Array = Any
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
+class Tensors(Protocol):
+    """A file of tensors that have the dtype, the shape and the bytes that `entries` says."""
+
+    path: Path
+    entries: dict[str, TensorEntry]
+
+    def read_into(self, name: str, out: np.ndarray, offset: int, *, start: int) -> None: ...
+
+    def copy(self, name: str, out: Array, *, dtype: np.dtype[Any]) -> None: ...
+
+
 @dataclass(frozen=True)
 class TensorSet:
     """The file of every tensor, and the path that lists them: the one file, or the index."""
 
     source: Path
-    files: dict[str, TensorFile]
+    files: Mapping[str, Tensors]
 
     def entry(self, name: str) -> TensorEntry:
         return self.files[name].entries[name]
@@ -58,9 +71,29 @@ class TensorSet:
             first += rows
         return stacked
 
+    def same(self, name: str, other: str) -> bool:
+        """Whether two tensors hold the same dtype, shape and bits."""
+        mine, theirs = self.entry(name), self.entry(other)
+        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
+            return False
+        pairs = zip(self._bytes(name), self._bytes(other), strict=True)
+        return all(np.array_equal(a, b) for a, b in pairs)
+
+    def _bytes(self, name: str) -> Iterator[Array]:
+        for piece in self.pieces((name,), PIECE_BYTES):
+            out = np.empty(piece.num_bytes, np.uint8)
+            piece.read_into(out, 0)
+            yield out
+
 
 def open_tensors(folder: str | Path) -> TensorSet:
-    """The tensors of a folder. ModelError for a damaged file, or an index that does not fit."""
+    """The tensors of a folder or a GGUF file.
+
+    ModelError for a damaged file, or an index that does not fit.
+    """
+    if is_gguf(Path(folder)):
+        gguf = GgufTensors(Path(folder))
+        return TensorSet(gguf.path, dict.fromkeys(gguf.entries, gguf))
     single, index = Path(folder) / SINGLE, Path(folder) / INDEX
     if single.exists():
         file = TensorFile(single)
@@ -82,6 +115,8 @@ def _other_weights(folder: str | Path) -> str:
         return "neither"
     if names[0] in (SINGLE, INDEX):
         return f"{names[0]}, a link to nothing"
+    if names[0].endswith(".gguf"):
+        return f"{names[0]}, which is not read as part of a folder: give its own path"
     return f"{names[0]}, which is not read"
 
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
-from llama_cu.checkpoint.fields import Fields, read_json_object
+from llama_cu.checkpoint.fields import Fields
 from llama_cu.checkpoint.pieces import read_decoding
+from llama_cu.checkpoint.tokenizer_parts import TokenizerParts, read_tokenizer_parts
 from llama_cu.errors import ModelError, RequestError
 
 # A character has at most four bytes, so what lies further back cannot be a part of the next one.
@@ -18,23 +17,21 @@ _CONTEXT_TOKENS = 4
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer: tokenizer.json, and what the files beside it add to it.
+    """A checkpoint's tokenizer: from tokenizer.json and the files beside it, or from its parts.
 
     `special_tokens` maps names such as "bos_token" to their text; `vocab_size` counts added tokens.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        self.source = str(folder / "tokenizer.json")
-        config = _optional_object(folder / "tokenizer_config.json")
-        self._tokenizer = _open_library_tokenizer(self.source)
-        decoder = read_json_object(Path(self.source)).get("decoder")
-        self._decoding = read_decoding(self.source, decoder)
-        self.special_tokens = _special_tokens(
-            _optional_object(folder / "special_tokens_map.json") | config
-        )
-        self._config = Fields(str(folder / "tokenizer_config.json"), config)
-        self._template_path = folder / "chat_template.jinja"
+    def __init__(self, source: str | Path | TokenizerParts) -> None:
+        parts = source
+        if not isinstance(parts, TokenizerParts):
+            parts = read_tokenizer_parts(Path(parts))
+        self.source = parts.source
+        self._tokenizer = parts.library
+        self._decoding = read_decoding(parts.source, parts.decoder)
+        self.special_tokens = parts.special_tokens
+        self._config = parts.config
+        self._template_path = parts.template_path
         self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.bos_token_id = self._special_id("bos_token")
         self.eos_token_id = self._special_id("eos_token")
@@ -140,7 +137,7 @@ class Tokenizer:
         """(where it is from, template)."""
         from llama_cu.checkpoint.chat_template import CHATML
 
-        if self._template_path.exists():
+        if self._template_path is not None and self._template_path.exists():
             try:
                 return str(self._template_path), self._template_path.read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
@@ -210,31 +207,6 @@ class StreamDecoder:
             if len(found) == _CONTEXT_TOKENS:
                 break
         return found[::-1]
-
-
-def _open_library_tokenizer(source: str) -> tokenizers.Tokenizer:
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(source)
-    # The library raises bare Exceptions.
-    except Exception as error:
-        raise ModelError(f"{source}: not a tokenizer: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _optional_object(path: Path) -> dict[str, Any]:
-    return read_json_object(path) if path.exists() else {}
-
-
-def _special_tokens(values: Mapping[str, Any]) -> dict[str, str]:
-    """The entries such as bos_token, whose value is a text or an object with its content."""
-    contents = {
-        name: value.get("content") if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name.endswith("_token")
-    }
-    return {name: text for name, text in contents.items() if isinstance(text, str)}
 
 
 def _named_template(config: Fields, templates: list[Any], tools: object) -> str:

@@ -1,4 +1,4 @@
-"""Weights, from safetensors files: every tensor accounted for, q/k/v and gate/up fused once."""
+"""Weights, from the tensors of a file: every tensor accounted for, q/k/v and gate/up fused once."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def load_weights(
     loader: WeightLoader | None = None,
     progress: Progress | None = None,
 ) -> Weights:
-    """All weights of a checkpoint folder, rounded to `dtype` and held in `storage_dtype`.
+    """All weights of a checkpoint folder or GGUF file, rounded to `dtype` and held in `storage_dtype`.
 
     A loader takes them where they shall stay by itself; without one they are made on the host,
     and `place` takes each finished array. `progress` gets bytes done and bytes in all. ModelError
@@ -206,7 +206,7 @@ def _problems(tensors: TensorSet, expected: Shapes) -> Iterator[str]:
 
 def _check_tied(tensors: TensorSet) -> None:
     # transformers 4 ties them all the same and 5 does not: no reading of it is safe.
-    if not tensors.files[EMBED_TOKENS].same(EMBED_TOKENS, tensors.files[LM_HEAD], LM_HEAD):
+    if not tensors.same(EMBED_TOKENS, LM_HEAD):
         raise ModelError(
             f"{tensors.source}: tensor {LM_HEAD}: expected the same values as {EMBED_TOKENS} "
             f"because tie_word_embeddings is true, found others"

@@ -1,0 +1,194 @@
+"""GGUF's block types: how many weights a block holds, in how many bytes, and what they are worth.
+
+Nothing here knows of files. All numbers are little endian.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llama_cu.checkpoint.convert import BFLOAT16, FLOAT16, FLOAT32
+
+Array = Any
+
+_HALF = np.dtype("<f2")
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """A type of tensor data: blocks of `block_size` weights in `block_bytes` bytes each."""
+
+    name: str
+    number: int  # in a file's tensor table
+    block_size: int
+    block_bytes: int
+    values: Callable[[Array], Array]
+    """values(blocks uint8 [num_blocks, block_bytes]) is float32 [num_blocks, block_size]."""
+    dtype: np.dtype[Any] | None = None  # of the types whose blocks are plain numbers
+
+    def dequantize(self, raw: Array) -> Array:
+        """float32 [..., num_blocks * block_size] from uint8 [..., num_blocks * block_bytes].
+
+        Products and sums are float32, in the order in which the format defines them.
+        """
+        blocks = np.ascontiguousarray(raw).reshape(-1, self.block_bytes)
+        with np.errstate(invalid="ignore"):  # a damaged scale is an infinity or a NaN
+            values = self.values(blocks)
+        num_blocks = raw.shape[-1] // self.block_bytes
+        return values.reshape(*raw.shape[:-1], num_blocks * self.block_size)
+
+    def num_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor whose rows are whole blocks."""
+        return math.prod(shape) // self.block_size * self.block_bytes
+
+
+def _float32(blocks: Array) -> Array:
+    return blocks.view("<f4").astype(FLOAT32, copy=False)
+
+
+def _float16(blocks: Array) -> Array:
+    return blocks.view(_HALF).astype(FLOAT32)
+
+
+def _bfloat16(blocks: Array) -> Array:
+    return (blocks.view("<u2").astype(np.uint32) << np.uint32(16)).view(FLOAT32)
+
+
+def _halves(blocks: Array, at: int) -> Array:
+    """The float16 at byte `at` of each block, as float32 [num_blocks, 1]."""
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view(_HALF).astype(FLOAT32)
+
+
+def _nibbles(packed: Array) -> Array:
+    """[..., n] bytes as [..., 2 n] numbers below 16: all low halves, then all high ones."""
+    return np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
+
+
+def _fifth_bits(packed: Array) -> Array:
+    """16 for every bit that is set in [..., 4] bytes, lowest first: [..., 32]."""
+    return np.unpackbits(packed, axis=-1, bitorder="little") << np.uint8(4)
+
+
+def _signed(numbers: Array, offset: int) -> Array:
+    return (numbers.view(np.int8) - np.int8(offset)).astype(FLOAT32)
+
+
+def _q8_0(blocks: Array) -> Array:
+    return blocks[:, 2:].view(np.int8).astype(FLOAT32) * _halves(blocks, 0)
+
+
+def _q4_0(blocks: Array) -> Array:
+    return _signed(_nibbles(blocks[:, 2:]), 8) * _halves(blocks, 0)
+
+
+def _q4_1(blocks: Array) -> Array:
+    return _nibbles(blocks[:, 4:]).astype(FLOAT32) * _halves(blocks, 0) + _halves(blocks, 2)
+
+
+def _q5_0(blocks: Array) -> Array:
+    numbers = _nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])
+    return _signed(numbers, 16) * _halves(blocks, 0)
+
+
+def _q5_1(blocks: Array) -> Array:
+    numbers = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
+    return numbers.astype(FLOAT32) * _halves(blocks, 0) + _halves(blocks, 2)
+
+
+def _sub_scales(packed: Array) -> tuple[Array, Array]:
+    """Eight scales and eight minima of 6 bits each from [num_blocks, 12] bytes.
+
+    The first four of each are the low bits of bytes 0 to 7; the others have their low four bits in
+    bytes 8 to 11 and their high two above the first ones.
+    """
+    first, second, mixed = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    low, two = np.uint8(63), np.uint8(6)
+    scales = [first & low, (mixed & np.uint8(15)) | ((first >> two) << np.uint8(4))]
+    minima = [second & low, (mixed >> np.uint8(4)) | ((second >> two) << np.uint8(4))]
+    return np.concatenate(scales, axis=1), np.concatenate(minima, axis=1)
+
+
+def _scaled(blocks: Array, numbers: Array) -> Array:
+    """d * scale * number - dmin * minimum, where numbers are uint8 [num_blocks, 8, 32]."""
+    scales, minima = _sub_scales(blocks[:, 4:16])
+    steps = (_halves(blocks, 0) * scales.astype(FLOAT32))[:, :, None]
+    lows = (_halves(blocks, 2) * minima.astype(FLOAT32))[:, :, None]
+    return numbers.astype(FLOAT32) * steps - lows
+
+
+def _q4_k(blocks: Array) -> Array:
+    packed = blocks[:, 16:].reshape(-1, 4, 32)
+    return _scaled(blocks, _nibbles(packed).reshape(-1, 8, 32))
+
+
+def _q5_k(blocks: Array) -> Array:
+    packed = blocks[:, 48:].reshape(-1, 4, 32)
+    # Bit s of byte i belongs to number i of sub-block s.
+    places = np.arange(8, dtype=np.uint8)[:, None]
+    fifth = ((blocks[:, None, 16:48] >> places) & np.uint8(1)) << np.uint8(4)
+    return _scaled(blocks, _nibbles(packed).reshape(-1, 8, 32) | fifth)
+
+
+def _q6_k(blocks: Array) -> Array:
+    low = _nibbles(blocks[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
+    places = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    high = (blocks[:, 128:192].reshape(-1, 2, 1, 32) >> places) & np.uint8(3)
+    numbers = _signed(low | (high << np.uint8(4)), 32).reshape(-1, 16, 16)
+    scales = blocks[:, 192:208].view(np.int8).astype(FLOAT32)
+    return numbers * (_halves(blocks, 208) * scales)[:, :, None]
+
+
+BLOCK_TYPES = (
+    BlockType("F32", 0, 1, 4, _float32, FLOAT32),
+    BlockType("F16", 1, 1, 2, _float16, FLOAT16),
+    BlockType("BF16", 30, 1, 2, _bfloat16, BFLOAT16),
+    BlockType("Q8_0", 8, 32, 34, _q8_0),
+    BlockType("Q4_0", 2, 32, 18, _q4_0),
+    BlockType("Q4_1", 3, 32, 20, _q4_1),
+    BlockType("Q5_0", 6, 32, 22, _q5_0),
+    BlockType("Q5_1", 7, 32, 24, _q5_1),
+    BlockType("Q4_K", 12, 256, 144, _q4_k),
+    BlockType("Q5_K", 13, 256, 176, _q5_k),
+    BlockType("Q6_K", 14, 256, 210, _q6_k),
+)
+BY_NUMBER = {block_type.number: block_type for block_type in BLOCK_TYPES}
+
+# The names of the others, so that a refusal can say what it found.
+OTHER_TYPES = {
+    4: "Q4_2",
+    5: "Q4_3",
+    9: "Q8_1",
+    10: "Q2_K",
+    11: "Q3_K",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    20: "IQ4_NL",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+    39: "MXFP4",
+    40: "NVFP4",
+    41: "Q1_0",
+}
