@@ -45,7 +45,7 @@ _CPU_CACHE_CONTEXTS = 16
 class LLM:
     """A Llama-family model, ready to answer.
 
-    `model` is a folder in Hugging Face layout. `device` is auto, cpu, cuda, or a Device to run the
+    `model` is a folder in Hugging Face layout, or a GGUF file. `device` is auto, cpu, cuda, or a Device to run the
     CUDA kernels on; `dtype` auto, float32, float16 or bfloat16 (auto: the checkpoint's on CUDA,
     float32 on the CPU).
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
@@ -73,7 +73,7 @@ class LLM:
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(model, str | Path):
-            raise ValueError(f"model must be the path of a folder, got {model!r}")
+            raise ValueError(f"model must be the path of a folder or a file, got {model!r}")
         for name, value in (("max_num_seqs", max_num_seqs), ("block_size", block_size)):
             check_integer(name, value, 1)
         for name, limit in (

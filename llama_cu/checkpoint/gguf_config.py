@@ -115,7 +115,13 @@ class _Reader:
         }
         silent = Fields(self.fields.source, {})
         config = read_config(Fields(self.fields.source, values), silent)
-        return replace(config, rope=self.rope(config), **self.biases())
+        return replace(
+            config,
+            rope=self.rope(config),
+            qkv_bias=config.qkv_bias or self.biased("attn_q"),
+            o_bias=self.biased("attn_output"),
+            mlp_bias=self.biased("ffn_gate"),
+        )
 
     def vocab_size(self, hidden_size: int) -> int:
         """Rows of the embedding: metadata may have it otherwise, or not at all."""
@@ -152,18 +158,9 @@ class _Reader:
             raise self.fields.refuse(key, f"is not supported for {self.architecture}")
         return {"model_type": "mistral", "sliding_window": window}
 
-    def biases(self) -> dict[str, bool]:
-        """Which products have a bias: the file's tensors say it."""
-        if self.architecture == "qwen2":
-            return {}
-        return {
-            field: f"blk.0.{name}.bias" in self.file.tensors
-            for field, name in (
-                ("qkv_bias", "attn_q"),
-                ("o_bias", "attn_output"),
-                ("mlp_bias", "ffn_gate"),
-            )
-        }
+    def biased(self, name: str) -> bool:
+        """Whether a product has a bias: the file's tensors say it."""
+        return f"blk.0.{name}.bias" in self.file.tensors
 
     def rope_scaling(self) -> dict[str, Any] | None:
         """config.json's rope_scaling. As in llama.cpp, a factor without a type is linear."""

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file as a folder's: Hugging Face's names, its order of rows, plain floats."""
+"""The tensors of a GGUF file as a folder has them: its names, its order of rows, plain floats."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from llama_cu.checkpoint.fields import Fields
-from llama_cu.checkpoint.gguf import GgufFile, Strings
+from llama_cu.checkpoint.gguf import GgufFile
+from llama_cu.checkpoint.gguf_cursor import Strings
 from llama_cu.checkpoint.pre_tokenizers import CUTTINGS
 from llama_cu.checkpoint.tokenizer_parts import TokenizerParts
 from llama_cu.errors import ModelError
@@ -69,9 +70,8 @@ class _Reader:
             raise ModelError(
                 f"{fields.source}: {_TOKENS}: expected no token twice, found {twice!r}"
             )
-        self.types = self.per_token(_TYPES)
-        if self.types is None:
-            self.types = np.full(len(self.tokens), _NORMAL)
+        types = self.per_token(_TYPES)
+        self.types: Array = np.full(len(self.tokens), _NORMAL) if types is None else types
 
     def strings(self, key: str) -> Strings:
         found = self.file.strings(key)

@@ -64,9 +64,7 @@ CUTTINGS = {
     ),
     "tekken": Cutting((_modern("|".join(_CASED), _DIGIT, r"[\r\n/]*"),), True, True),
     **dict.fromkeys(("gpt-4o", "llama4"), _GPT_4O),
-    "deepseek-coder": Cutting(
-        (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", _DIGIT)  # noqa: RUF001
-    ),
+    "deepseek-coder": Cutting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", _DIGIT)),
     "deepseek-v3": Cutting(
         (
             r"\p{N}{1,3}",

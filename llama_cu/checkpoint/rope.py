@@ -43,9 +43,9 @@ class RopeConfig:
 def default_max_model_len(config: ModelConfig) -> int:
     """The longest sequence, in tokens, that the checkpoint is meant for.
 
-    max_position_embeddings is that length for types default, llama3 and factors. Types linear and dynamic
-    multiply it by their factor. For yarn it is original_max_position_embeddings * factor, because
-    max_position_embeddings may or may not hold the extended length already (vLLM's rule).
+    max_position_embeddings is that length for types default, llama3 and factors. Types linear and
+    dynamic multiply it by their factor. For yarn it is original_max_position_embeddings * factor,
+    because max_position_embeddings may or may not hold the extended length already (vLLM's rule).
     """
     rope = config.rope
     if rope.rope_type in ("linear", "dynamic"):

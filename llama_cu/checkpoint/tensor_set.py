@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from llama_cu.checkpoint.fields import read_json_object
-from llama_cu.checkpoint.gguf import is_gguf
+from llama_cu.checkpoint.gguf import GgufFile, is_gguf
 from llama_cu.checkpoint.gguf_tensors import GgufTensors
 from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES, PIECE_BYTES, TensorEntry, TensorFile
 from llama_cu.errors import ModelError
@@ -127,6 +128,19 @@ def stored_dtype(folder: str | Path) -> str | None:
     tensors = open_tensors(folder)
     dtypes = (tensors.entry(name).dtype for name in tensors.files)
     return next((FLOAT_DTYPES[dtype].name for dtype in dtypes if dtype in FLOAT_DTYPES), None)
+
+
+def stored_bytes(path: str | Path) -> dict[str, int]:
+    """Bytes of a checkpoint's tensors by the type that they are stored as, most bytes first."""
+    found: Counter[str] = Counter()
+    if is_gguf(Path(path)):
+        for tensor in GgufFile(path).tensors.values():
+            found[tensor.block_type.name] += tensor.num_bytes
+    else:
+        tensors = open_tensors(path)
+        for entry in map(tensors.entry, tensors.files):
+            found[entry.dtype] += entry.num_bytes
+    return dict(found.most_common())
 
 
 def ignored(name: str) -> bool:

@@ -114,7 +114,7 @@ def load_weights(
     loader: WeightLoader | None = None,
     progress: Progress | None = None,
 ) -> Weights:
-    """All weights of a checkpoint folder or GGUF file, rounded to `dtype` and held in `storage_dtype`.
+    """All weights of a folder or a GGUF file, rounded to `dtype` and held in `storage_dtype`.
 
     A loader takes them where they shall stay by itself; without one they are made on the host,
     and `place` takes each finished array. `progress` gets bytes done and bytes in all. ModelError

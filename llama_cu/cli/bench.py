@@ -9,8 +9,8 @@ from typing import Any
 from llama_cu.bench.plot import check_plotting, plot_decode
 from llama_cu.bench.run import Plan, Source, run_bench
 from llama_cu.bench.shapes import random_config
-from llama_cu.checkpoint.config import load_config
-from llama_cu.cli.load import find_model, long_dtype
+from llama_cu.checkpoint.checkpoint import open_config
+from llama_cu.cli.load import find_model, long_dtype, model_name
 from llama_cu.cli.progress import ProgressBar
 from llama_cu.cli.terminal import note
 from llama_cu.ops.backend import get_ops
@@ -55,8 +55,8 @@ def find_source(model: str | None, random: str | None) -> Source:
         if model is not None:
             raise ValueError("give either --model or --random")
         return Source(random, random_config(random), None)
-    folder = find_model(model or "story")
-    return Source(folder.resolve().name, load_config(folder), folder)
+    path = find_model(model or "story")
+    return Source(model_name(path), open_config(path), path)
 
 
 def sizes(option: str, text: str) -> tuple[int, ...]:

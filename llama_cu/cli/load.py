@@ -22,7 +22,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def find_model(model: str) -> Path:
-    """The folder of an embedded model, by its name, or the given folder."""
+    """The folder of an embedded model, by its name, or the given folder or file."""
     if model not in EMBEDDED or Path(model).is_dir():
         return user_path(model)
     # A wheel carries the models inside the package; a checkout has them beside it.
@@ -30,6 +30,12 @@ def find_model(model: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise ModelError(f"the embedded model {model} is not part of this installation; use --model")
+
+
+def model_name(path: Path) -> str:
+    """What a model is called that has no other name: its folder, or its file without .gguf."""
+    name = path.resolve().name
+    return name[: -len(".gguf")] if name.lower().endswith(".gguf") else name
 
 
 def long_dtype(dtype: str) -> str:

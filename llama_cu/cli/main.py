@@ -271,7 +271,9 @@ def bench(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="FOLDER", help="Model folder, or story (the default) or chat."
+            "--model",
+            metavar="PATH",
+            help="Model folder or GGUF file, or story (the default) or chat.",
         ),
     ] = None,
     random: Annotated[
@@ -327,8 +329,17 @@ def kernels(
 
 
 @app.command()
-def info(as_json: opt.AsJson = False) -> None:
+def info(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="PATH", help="Say what a model is, instead."),
+    ] = None,
+    as_json: opt.AsJson = False,
+) -> None:
     """What this machine has, and what to install when something is missing."""
-    from llama_cu.cli.info import show_info
+    from llama_cu.cli.info import show_info, show_model
 
-    show_info(as_json=as_json)
+    if model is None:
+        show_info(as_json=as_json)
+    else:
+        show_model(model, as_json=as_json)

@@ -9,7 +9,9 @@ import typer
 Model = Annotated[
     str,
     typer.Option(
-        "--model", metavar="FOLDER", help="Model folder, or story or chat (the embedded models)."
+        "--model",
+        metavar="PATH",
+        help="Model folder or GGUF file, or story or chat (the embedded models).",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

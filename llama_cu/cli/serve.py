@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from llama_cu.cli.load import find_model, load_model
+from llama_cu.cli.load import find_model, load_model, model_name
 from llama_cu.cli.terminal import note
 from llama_cu.errors import BackendUnavailable
 from llama_cu.llm import LLM
@@ -30,8 +30,8 @@ def serve(
         ) from error
     if hasattr(signal, "SIGPIPE"):  # a client that leaves in mid-write must not end the program
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    folder = find_model(model)
-    settings = Settings(model_name=served_model_name or folder.resolve().name, **limits)
+    name = served_model_name or model_name(find_model(model))
+    settings = Settings(model_name=name, **limits)
 
     def load_here() -> LLM:
         llm = load_model(model, **load)
