@@ -1,4 +1,4 @@
-"""llama-cu info: probes of the machine, each with its own answer or failure; or facts of a model."""
+"""llama-cu info: probes of the machine, each with its answer or failure; or facts of a model."""
 
 from __future__ import annotations
 
