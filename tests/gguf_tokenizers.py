@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -59,7 +60,7 @@ def _tokens(library: Tokenizer, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def greedy_byte_level(texts: list[str], vocab_size: int, special: list[str]) -> Tokenizer:
-    """Byte-level BPE learnt without any cutting, so that where a text is cut shows in its tokens."""
+    """Byte-level BPE learnt without any cutting, so that tokens show where a text is cut."""
     library = Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
@@ -73,14 +74,16 @@ def greedy_byte_level(texts: list[str], vocab_size: int, special: list[str]) -> 
     return library
 
 
-def merge_by_score(text: str, tokens: list[str], scores: list[float]) -> list[int]:
+def merge_by_score(
+    text: str, tokens: list[str], scores: list[float], *, add_space: bool
+) -> list[int]:
     """SentencePiece's rule: merge the neighbours that make the token of the best score, the
     leftmost of equal ones, until there are none; what is no token then becomes its bytes."""
     ids = {token: index for index, token in enumerate(tokens)}
-    parts = list("▁" + text.replace(" ", "▁")) if text else []
+    parts = list("▁" * (add_space and text != "") + text.replace(" ", "▁"))
     while True:
         best = None
-        for index, pair in enumerate(zip(parts, parts[1:], strict=False)):
+        for index, pair in enumerate(pairwise(parts)):
             token = ids.get("".join(pair))
             if token is not None and (best is None or scores[token] > scores[best[1]]):
                 best = (index, token)
