@@ -17,6 +17,8 @@ from llama_cu.checkpoint.convert import BFLOAT16, FLOAT16, FLOAT32
 Array = Any
 
 _HALF = np.dtype("<f2")
+# Weights expanded at once: so few that the temporaries stay in a core's cache.
+_PIECE_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class BlockType:
     block_size: int
     block_bytes: int
     values: Callable[[Array], Array]
-    """values(blocks uint8 [num_blocks, block_bytes]) is float32 [num_blocks, block_size]."""
+    """values(blocks uint8 [num_blocks, block_bytes]) is float32 in any shape of that size."""
     dtype: np.dtype[Any] | None = None  # of the types whose blocks are plain numbers
 
     def dequantize(self, raw: Array) -> Array:
@@ -37,10 +39,15 @@ class BlockType:
         Products and sums are float32, in the order in which the format defines them.
         """
         blocks = np.ascontiguousarray(raw).reshape(-1, self.block_bytes)
+        out = np.empty((len(blocks), self.block_size), FLOAT32)
+        step = _PIECE_SIZE // self.block_size
         with np.errstate(invalid="ignore"):  # a damaged scale is an infinity or a NaN
-            values = self.values(blocks)
+            for first in range(0, len(blocks), step):
+                out[first : first + step] = self.values(blocks[first : first + step]).reshape(
+                    -1, self.block_size
+                )
         num_blocks = raw.shape[-1] // self.block_bytes
-        return values.reshape(*raw.shape[:-1], num_blocks * self.block_size)
+        return out.reshape(*raw.shape[:-1], num_blocks * self.block_size)
 
     def num_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor whose rows are whole blocks."""

@@ -42,7 +42,7 @@ PERMUTED = "llama"
 
 _LAYER_NAME = re.compile(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.(weight|bias)")
 _TURNED_NAME = re.compile(r"blk\.\d+\.attn_[qk]\.(weight|bias)")
-# Elements that are expanded at once, so that the temporaries stay in a core's cache.
+# Elements that are read and expanded at once.
 _PIECE_SIZE = 1 << 18
 
 
