@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from llama_cu.checkpoint.checkpoint import open_config
 from llama_cu.checkpoint.config import load_config
 from llama_cu.checkpoint.weights import load_weights
 from llama_cu.errors import BackendUnavailable, ModelError
@@ -17,9 +18,11 @@ from llama_cu.ops.cuda_ops import CudaOps
 from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.numpy_ops import DTYPES
 from llama_cu.weight_loading import WeightPiece
-from tests.checkpoints import SMALL_LLAMA, random_checkpoint
+from tests.checkpoints import SMALL_LLAMA, random_checkpoint, random_tensors
 from tests.cuda_on_cpu import CpuDevice, NoCompiler
 from tests.cuda_on_cpu.build import find_compiler
+from tests.gguf_files import Stored, float_tensor, random_blocks, write_gguf
+from tests.gguf_models import gguf_metadata, gguf_tensors
 from tests.test_weights import flatten
 
 CONFIG = {**SMALL_LLAMA, "attention_bias": True, "mlp_bias": True}
@@ -44,7 +47,7 @@ def load(folder, device, dtype, *, chunk_bytes=1 << 16):
     with CudaLoader(device, ops.dtype, chunk_bytes=chunk_bytes) as loader:
         return load_weights(
             folder,
-            load_config(folder),
+            open_config(folder),
             dtype=ops.dtype,
             storage_dtype=ops.dtype,
             place=ops.place_weight,
@@ -69,6 +72,32 @@ def test_a_device_gets_the_weights_of_the_host(tmp_path, device, file_dtype, dty
         place=lambda host: host,
     )
     loaded = load(tmp_path, device, dtype, chunk_bytes=chunk_bytes)
+    for got, want in zip(flatten(loaded), flatten(wanted), strict=True):
+        np.testing.assert_array_equal(bits(device.download(got)), bits(want))
+
+
+@pytest.mark.parametrize("chunk_bytes", [92, 1 << 12, 1 << 22])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_device_gets_the_blocks_of_a_gguf_file_as_numbers(tmp_path, device, dtype, chunk_bytes):
+    rng = np.random.default_rng(3)
+    kinds = ("Q8_0", "Q5_1", "F16", "F32", "BF16")
+    tensors = {}
+    for i, (name, tensor) in enumerate(gguf_tensors(CONFIG, random_tensors(CONFIG)).items()):
+        kind = "F32" if tensor.ndim == 1 else kinds[i % len(kinds)]
+        blocks = tensor.size // (1 if kind in ("F16", "F32", "BF16") else 32)
+        data = random_blocks(kind, blocks, rng, scale=0.1)
+        tensors[name] = (
+            float_tensor(tensor) if tensor.ndim == 1 else Stored(kind, tensor.shape, data)
+        )
+    path = write_gguf(tmp_path / "it.gguf", gguf_metadata(CONFIG), tensors)
+    wanted = load_weights(
+        path,
+        open_config(path),
+        dtype=DTYPES[dtype],
+        storage_dtype=DTYPES[dtype],
+        place=lambda host: host,
+    )
+    loaded = load(path, device, dtype, chunk_bytes=chunk_bytes)
     for got, want in zip(flatten(loaded), flatten(wanted), strict=True):
         np.testing.assert_array_equal(bits(device.download(got)), bits(want))
 

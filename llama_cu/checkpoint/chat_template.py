@@ -26,6 +26,9 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+# Compiling takes a second for each few hundred thousand characters; real ones have some thousands.
+_MOST_CHARACTERS = 1 << 17
+
 # What a template's own code can raise on messages that it was not written for.
 _TEMPLATE_FAULTS = (
     ArithmeticError,
@@ -46,20 +49,30 @@ def render(
 ) -> str:
     """The messages as one text. `source` says in errors where the template came from.
 
-    ModelError for a template that is not jinja2, RequestError for messages that it refuses or
-    stumbles over.
+    ModelError for a template that is not jinja2, is oversized or calls itself without end,
+    RequestError for messages that it refuses or stumbles over.
     """
+    if len(template) > _MOST_CHARACTERS:
+        raise ModelError(
+            f"{source}: chat template: expected at most {_MOST_CHARACTERS} characters, "
+            f"found {len(template)}"
+        )
     try:
         compiled = _compile(template)
     except jinja2.TemplateSyntaxError as error:
         raise ModelError(
             f"{source}: chat template, line {error.lineno}: {error.message}"
         ) from error
+    # From Python's own parser and compiler, which take what jinja2 has made.
+    except (RecursionError, SyntaxError, MemoryError) as error:
+        raise ModelError(f"{source}: chat template: nested too deeply: {error}") from error
     plain = [dict(message) for message in messages]
     try:
         return compiled.render({**variables, "messages": plain})
     except jinja2.TemplateError as error:
         raise RequestError(f"{source}: chat template: {error.message}") from error
+    except RecursionError as error:
+        raise ModelError(f"{source}: chat template: it calls itself without end") from error
     except _TEMPLATE_FAULTS as error:
         raise RequestError(f"{source}: chat template: {type(error).__name__}: {error}") from error
 
