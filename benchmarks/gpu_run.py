@@ -131,7 +131,7 @@ class GpuRun:
     def _compile(self, limit_s: float) -> dict[str, Any]:
         """All kernels that the tests ask for, on all cores, so that no test waits for NVRTC."""
         head_dims, arch = (TEST_HEAD_DIMS, int(self.machine.get("compute_capability", 90)))
-        wanted = specialisations(() if self.rehearse else head_dims)
+        wanted = specialisations(arch, head_dims=() if self.rehearse else head_dims)
         wanted = wanted[:4] if self.rehearse else wanted
         started = time.monotonic()
         context = multiprocessing.get_context("spawn")

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import random
 from itertools import count
 
 import numpy as np
 import pytest
 
-from benchmarks import cpu_vs_gpu, gpu_run, gpu_tests, kernels, matvec, peers
+from benchmarks import (
+    cpu_vs_gpu,
+    gpu_engines,
+    gpu_run,
+    gpu_tests,
+    kernels,
+    matvec,
+    peers,
+    workers,
+)
 from benchmarks.measure import measure
 from benchmarks.report import describe_run, durations, rates, ratios, table, write_json
 from llama_cu.checkpoint.config import load_config
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
-from tests.checkpoints import random_checkpoint
+from tests.checkpoints import SMALL_LLAMA, random_checkpoint
 
 SIZES = {"prefill_tokens": 24, "decode_tokens": 8}
 
@@ -70,7 +80,7 @@ def test_a_table_has_a_line_for_every_engine():
 def test_decode_counts_the_tokens_after_the_first_and_prefill_the_prompt():
     engine = SteadyEngine()
 
-    found = measure({"ours": engine}, vocab_size=50, repeats=2, batched=["ours"], **SIZES)
+    found = measure({"ours": engine}, vocab_size=50, repeats=2, batched=["ours"], sizes=SIZES)
 
     medians = {kind: engines["ours"]["median"] for kind, engines in found["results"].items()}
     assert medians == {"prefill 24": 48.0, "decode 8": 4.0, "decode 8 x 8": 32.0}
@@ -79,7 +89,7 @@ def test_decode_counts_the_tokens_after_the_first_and_prefill_the_prompt():
 def test_every_round_has_new_prompts_and_all_engines_get_the_same():
     one, other = SteadyEngine(), SteadyEngine()
 
-    found = measure({"one": one, "other": other}, vocab_size=50, repeats=2, **SIZES)
+    found = measure({"one": one, "other": other}, vocab_size=50, repeats=2, sizes=SIZES)
 
     assert one.prompts == other.prompts
     assert len({tuple(prompts[0]) for prompts in one.prompts}) == 2 * (2 + 1)
@@ -119,6 +129,44 @@ def test_peers_do_the_same_work_and_absent_ones_are_named(model):
     assert report["ratios"]["decode 8"].keys() == {f"numpy / {n}" for n in ran if n != "numpy"}
     assert report["results"]["story model, decode"]["numpy"]["median"] > 0
     assert report["results"]["process start"]["llama-cu --help"]["unit"] == "s"
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_the_torch_peer_computes_the_same_model(tmp_path, model_type):
+    pytest.importorskip("torch")
+    from benchmarks.torch_graph import TorchLlama
+
+    shape = SMALL_LLAMA | {"model_type": model_type, "sliding_window": 9}
+    folder = random_checkpoint(tmp_path / "model", shape)
+    prompt = random.Random(0).sample(range(131), 20)
+    torch_llama = TorchLlama(folder, max_len=40, device="cpu")
+
+    answer = [torch_llama.start(prompt), *torch_llama.go_on(8)]
+
+    ours = workers.open_engine("numpy", str(folder), threads=1, max_len=40)
+    assert [answer] == ours.generate([prompt], 9)["token_ids"]
+
+
+def test_random_weights_of_a_shape_answer_as_a_checkpoint_does(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL_LLAMA))
+    engine = gpu_engines.RandomLlamaCu(tmp_path, max_len=40, device="cpu")
+
+    answers = [engine.generate([prompt], 9) for prompt in ([5, 6, 7], [5, 6, 7], [7, 6])]
+
+    assert all(len(answer["token_ids"][0]) == 9 for answer in answers)
+    assert all(0 < answer["first_token_s"] < answer["total_s"] for answer in answers)
+    assert answers[0]["token_ids"] == answers[1]["token_ids"] != answers[2]["token_ids"]
+
+
+def test_each_peer_on_a_gpu_runs_or_says_why_not(model):
+    report = peers.compare_on_gpu(model, None, threads=1, repeats=1, prompt_tokens=16, **SIZES)
+
+    ran, absent = report["engines"].keys(), report["could_not_run"].keys()
+    assert ran | absent == {*peers.GPU_ENGINES, "llama.cpp GPU"}
+    assert all(report["could_not_run"].values())
+    assert report["weights"] == "checkpoint"
+    for kind in ("prefill 24", "decode 8") if ran else ():
+        assert report["results"][kind].keys() == ran
 
 
 def test_a_rehearsed_gpu_run_writes_each_part_down(tmp_path):

@@ -59,6 +59,11 @@ class TensorSet:
         return stacked
 
 
+def has_tensors(folder: Path) -> bool:
+    """Whether a folder has weights beside its config.json."""
+    return (folder / SINGLE).exists() or (folder / INDEX).exists()
+
+
 def open_tensors(folder: str | Path) -> TensorSet:
     """The tensors of a folder. ModelError for a damaged file, or an index that does not fit."""
     single, index = Path(folder) / SINGLE, Path(folder) / INDEX
