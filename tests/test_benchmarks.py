@@ -14,6 +14,7 @@ from benchmarks import (
     gpu_engines,
     gpu_run,
     gpu_tests,
+    kernel_cases,
     kernels,
     matvec,
     peers,
@@ -21,10 +22,12 @@ from benchmarks import (
 )
 from benchmarks.measure import measure
 from benchmarks.report import describe_run, durations, rates, ratios, table, write_json
+from llama_cu.bench.roofs import Roofs
 from llama_cu.checkpoint.config import load_config
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint
 
+ROOFS = Roofs(read_bytes_per_s=1e9, gemm_flops_per_s=1e11, read_bytes=1, gemm_size=1)
 SIZES = {"prefill_tokens": 24, "decode_tokens": 8}
 
 
@@ -170,7 +173,7 @@ def test_each_peer_on_a_gpu_runs_or_says_why_not(model):
 
 
 def test_a_rehearsed_gpu_run_writes_each_part_down(tmp_path):
-    parts = ["compile", "pytest", "memcheck", "kernels", "cpu_vs_gpu random"]
+    parts = ["compile", "pytest", "bench story", "kernels attention", "memcheck", "cpu_vs_gpu r"]
     run = gpu_run.GpuRun(
         results=[tmp_path, tmp_path / "copy"],
         log=tmp_path / "log",
@@ -182,17 +185,21 @@ def test_a_rehearsed_gpu_run_writes_each_part_down(tmp_path):
     passed = run.run(parts)
 
     assert passed, (tmp_path / "log").read_text()
-    names = ["gpu-run", "gpu-tests", "kernels", "cpu-vs-gpu-135m-shapes"]
+    names = ["gpu-run", "gpu-tests", "bench-story", "kernels-attention-8k"]
+    names += ["cpu-vs-gpu-135m-shapes"]
     for folder in (tmp_path, tmp_path / "copy"):
         assert {path.name for path in folder.glob("*.json")} == {
             f"{n}-rehearsal.json" for n in names
         }
     ended = json.loads((tmp_path / "gpu-run-rehearsal.json").read_text())["parts"]
-    assert list(ended) == parts
+    assert len(ended) == len(parts)
+    assert all(name.startswith(part) for name, part in zip(ended, parts, strict=True))
     tests = json.loads((tmp_path / "gpu-tests-rehearsal.json").read_text())["runs"]["pytest"]
     assert (tests["exit_code"], tests["failed"]) == (0, 0)
     assert tests["passed"] + tests["skipped"] == 16
     compared = json.loads((tmp_path / "cpu-vs-gpu-135m-shapes-rehearsal.json").read_text())
+    bench = json.loads((tmp_path / "bench-story-rehearsal.json").read_text())
+    assert bench["commit"] == "abc" and bench["decode"][0]["tok_s"] > 0
     assert compared["commit"] == "abc" and "decode 128" in compared["results"]
 
 
@@ -200,10 +207,10 @@ def test_a_gpu_run_without_time_says_what_it_left_out(tmp_path):
     options = {"commit": None, "rehearse": True, "limit_s": 0}
     run = gpu_run.GpuRun(results=[tmp_path], log=tmp_path / "log", **options)
 
-    assert run.run(["kernels"])
+    assert run.run(["kernels 1b"])
 
     ended = json.loads((tmp_path / "gpu-run-rehearsal.json").read_text())["parts"]
-    assert ended == {"kernels": {"could_not_run": "no time was left"}}
+    assert ended == {"kernels 1b": {"could_not_run": "no time was left"}}
 
 
 def test_a_run_that_takes_too_long_keeps_the_outcomes_it_had(tmp_path):
@@ -241,16 +248,46 @@ def test_sanitizer_errors_are_those_of_the_summary_or_else_of_the_reports():
 def test_every_op_is_timed_for_decode_and_prefill(model):
     ops, config = NumpyOps(DTYPES["float32"]), load_config(model)
 
-    report = kernels.time_ops(ops, config, context=24, repeats=1, cache_bytes=1 << 16)
+    report = kernels.time_ops(ops, config, ROOFS, context=24, repeats=1, cache_bytes=1 << 16)
 
     decode, prefill = report["steps"]["decode"], report["steps"]["prefill"]
     assert decode.keys() == prefill.keys() >= {"attention", "qkv_proj", "logits", "sample top-p"}
     assert all(row["us"] > 0 for row in (*decode.values(), *prefill.values()))
 
 
+def test_attention_of_many_sequences_is_timed_alone(model):
+    ops, config = NumpyOps(DTYPES["float32"]), load_config(model)
+    shape = {"context": 24, "num_seqs": 3, "only": "attention"}
+
+    report = kernels.time_ops(ops, config, ROOFS, **shape, repeats=1, cache_bytes=1 << 16)
+
+    assert [list(rows) for rows in report["steps"].values()] == [["attention"]] * 2
+    problem = kernel_cases.Problem(
+        ops, config, num_seqs=3, num_tokens=1, context=24, cache_bytes=1 << 16
+    )
+    (case,) = problem.cases("attention")
+    # q and the result of three tokens with 64 channels; K and V of 24, with 32.
+    assert case.num_bytes == 4 * (2 * 3 * 64 + 2 * 3 * 24 * 32)
+    assert case.flops == 4 * 64 * 3 * 24
+    batch = problem.batch
+    keys = [
+        table[batch.positions[seq] // 16] * 16 + batch.positions[seq] % 16
+        for seq, table in enumerate(batch.host_block_tables)
+    ]
+    assert batch.slot_mapping.tolist() == keys
+
+
+def test_a_case_is_held_against_both_roofs():
+    case = kernel_cases.Case("product", lambda: None, num_bytes=400, flops=3000)
+
+    row = kernels.case_row(case, 2.0, Roofs(1000.0, 2000.0, 1, 1))
+
+    assert (row["% of reading"], row["% of GEMM rate"]) == (20.0, 75.0)
+
+
 def test_a_products_bytes_and_flops_are_those_of_its_shapes(model):
     ops, config = NumpyOps(DTYPES["float32"]), load_config(model)
-    problem = kernels.Problem(ops, config, num_tokens=3, context=24, cache_bytes=1 << 16)
+    problem = kernel_cases.Problem(ops, config, num_tokens=3, context=24, cache_bytes=1 << 16)
 
     cases = {case.name: case for case in problem.cases()}
 
@@ -264,7 +301,7 @@ def test_the_products_of_a_decode_step_are_timed():
     ops = NumpyOps(DTYPES["float32"])
     shapes = dict.fromkeys(matvec.SHAPES["llama-3.1-8b"], (96, 64))
 
-    found = matvec.time_products(ops, shapes, repeats=1, cache_bytes=1 << 16)
+    found = matvec.time_products(ops, shapes, ROOFS, repeats=1, cache_bytes=1 << 16)
 
     assert found.keys() == {f"{name}, {rows} rows" for name in shapes for rows in (1, 8)}
     assert all(row["us"] > 0 and row["GB/s"] > 0 for row in found.values())
