@@ -18,14 +18,20 @@ from benchmarks import (
     kernels,
     matvec,
     peers,
+    roofline,
     workers,
 )
 from benchmarks.measure import measure
 from benchmarks.report import describe_run, durations, rates, ratios, table, write_json
+from llama_cu.bench.engines import make_engine, random_weights
 from llama_cu.bench.roofs import Roofs
+from llama_cu.bench.speed import Stopwatch
+from llama_cu.bench.traffic import decode_flops, prefill_flops
 from llama_cu.checkpoint.config import load_config
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
+from tests.backends import make_cpu_ops
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint
+from tests.tiny import tiny_config
 
 ROOFS = Roofs(read_bytes_per_s=1e9, gemm_flops_per_s=1e11, read_bytes=1, gemm_size=1)
 SIZES = {"prefill_tokens": 24, "decode_tokens": 8}
@@ -275,6 +281,33 @@ def test_attention_of_many_sequences_is_timed_alone(model):
         for seq, table in enumerate(batch.host_block_tables)
     ]
     assert batch.slot_mapping.tolist() == keys
+
+
+def test_a_step_of_one_token_needs_the_flops_of_its_prefill():
+    config = tiny_config(sliding_windows=(9, None))
+
+    step = decode_flops(config, context_lens=(1,))
+
+    assert step == prefill_flops(config, prompt_len=1)
+    q_size = config.num_attention_heads * config.head_dim
+    assert decode_flops(config, context_lens=(5, 20)) == 2 * step + 4 * q_size * (4 + 4 + 8 + 19)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "context", "qkv_bias"), [(1, 300, False), (8, 100, True), (16, 100, True)]
+)
+def test_the_launches_on_paper_are_those_of_a_captured_step(num_rows, context, qkv_bias):
+    ops, graphs = make_cpu_ops("float32"), []
+    capture = ops.device.capture
+    ops.device.capture = lambda work: graphs.append(capture(work)) or graphs[-1]
+    config = tiny_config(qkv_bias=qkv_bias, max_position_embeddings=512)
+    weights = random_weights(ops, config)
+    engine = make_engine(ops, config, weights, num_blocks=256, max_num_seqs=num_rows)
+
+    Stopwatch(engine).decode(num_rows, context, num_steps=1)
+
+    expected = roofline.decode_launches(config, num_rows=num_rows, context=context)
+    assert [graph.num_launches for graph in graphs] == [expected]
 
 
 def test_a_case_is_held_against_both_roofs():
