@@ -361,12 +361,24 @@ def test_kernels_prints_a_row_for_every_kernel(cli):
             "spill_bytes": 8,
             "stack_bytes": 0,
             "static_shared_bytes": 1024,
+            "warps": 48,
         }
     ]
     title, row, total = table(rows)
-    assert title.split() == ["kernel", "registers", "spill", "B", "stack", "B", "shared", "B"]
-    assert row.split() == ["rope<float>", "40", "8", "0", "1024"]
+    assert title.split() == "kernel registers spill B stack B shared B warps/SM".split()
+    assert row.split() == ["rope<float>", "40", "8", "0", "1024", "48"]
     assert total == "1 kernels, 1 with spills"
+
+
+@pytest.mark.parametrize(
+    ("registers", "arch", "warps"),
+    # 64 Ki registers in four parts: 16 Ki / (32 * 40) = 12 warps each, and so on.
+    [(32, 90, 64), (32, 75, 32), (32, 120, 48), (40, 80, 48), (128, 90, 16), (255, 90, 8)],
+)
+def test_registers_bound_the_warps_of_a_multiprocessor(registers, arch, warps):
+    from llama_cu.cli.kernels import resident_warps
+
+    assert resident_warps(registers, arch=arch) == warps
 
 
 def test_a_reader_that_goes_away_ends_the_program_quietly(byte_model, program_environment):
