@@ -365,7 +365,8 @@ def test_kernels_prints_a_row_for_every_kernel(cli):
         }
     ]
     title, row, total = table(rows)
-    assert title.split() == "kernel registers spill B stack B shared B warps/SM".split()
+    columns = ["kernel", "registers", "spill", "B", "stack", "B", "shared", "B", "warps/SM"]
+    assert title.split() == columns
     assert row.split() == ["rope<float>", "40", "8", "0", "1024", "48"]
     assert total == "1 kernels, 1 with spills"
 
