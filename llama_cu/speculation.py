@@ -9,9 +9,7 @@ KINDS = ("ngram",)
 
 # The tokens that are looked for: long ones first, which are seldom there and mostly right.
 _LONGEST, _SHORTEST = 4, 2
-# A guess is as long as the last ones turned out to deserve.
-_FIRST_LENGTH, _MAX_LENGTH = 4, 15
-# So many tokens are drawn without a guess once the guesses are all wrong, doubled each time.
+# So many tokens are drawn without a guess after one that was all wrong, doubled each time.
 _FIRST_PAUSE, _MAX_PAUSE = 2, 32
 
 
@@ -25,7 +23,6 @@ class NgramDrafter:
     def __init__(self) -> None:
         self._ends: dict[tuple[int, ...], int] = {}  # where each n-gram ended last
         self._num_indexed = 0
-        self._length = _FIRST_LENGTH
         self._pause = _FIRST_PAUSE
         self._resting = 0
         self.num_drafted = self.num_accepted = 0
@@ -42,21 +39,16 @@ class NgramDrafter:
         for size in range(_LONGEST, _SHORTEST - 1, -1):
             end = self._ends.get(tuple(token_ids[-size:]))
             if end is not None:
-                return list(token_ids[end : end + min(most, self._length)])
+                return list(token_ids[end : end + most])
         return []
 
     def judge(self, num_drafted: int, num_accepted: int) -> None:
         """Learn how many of the proposed tokens were the right ones."""
         self.num_drafted += num_drafted
         self.num_accepted += num_accepted
-        if num_accepted == num_drafted:
-            self._length = min(2 * self._length, _MAX_LENGTH)
-            self._pause = _FIRST_PAUSE
-        elif num_accepted > 0:
-            self._length = max(_FIRST_LENGTH, num_accepted)
+        if num_accepted > 0:
             self._pause = _FIRST_PAUSE
         else:
-            self._length = _FIRST_LENGTH
             self._resting, self._pause = self._pause, min(2 * self._pause, _MAX_PAUSE)
 
     def _index(self, token_ids: Seq[int]) -> None:

@@ -59,7 +59,7 @@ def finish(engine: Engine, sequences):
 def test_what_followed_before_is_guessed_to_follow_again():
     drafter = NgramDrafter()
 
-    assert drafter.propose([1, 2, 3, 4, 5, 6, 7, 2, 3], 9) == [4, 5, 6, 7]
+    assert drafter.propose([1, 2, 3, 4, 5, 6, 7, 2, 3], 9) == [4, 5, 6, 7, 2, 3]
     assert drafter.propose([1, 2, 3, 4, 5, 6, 7, 2, 3], 2) == [4, 5]
     assert NgramDrafter().propose([1, 2, 3, 4, 5, 6], 9) == []
     assert NgramDrafter().propose([8], 9) == []
@@ -77,21 +77,25 @@ def test_the_past_grows_with_the_answer():
     assert drafter.propose(tokens, 4) == [6, 7, 4, 5]
 
 
-def test_guesses_grow_while_they_are_right_and_stop_for_a_while_when_they_are_not():
-    past = [*range(40), 0, 1, 2]
-    drafter = NgramDrafter()
-    lengths = []
-    for accepted_all in (True, True, True):
-        lengths.append(len(drafter.propose(past, 99)))
-        drafter.judge(lengths[-1], lengths[-1] if accepted_all else 0)
-    assert lengths == [4, 8, 15]
+def test_after_a_wrong_guess_there_is_none_for_a_while_and_longer_each_time():
+    drafter, past = NgramDrafter(), [*range(40), 0, 1, 2]
 
-    drafter.judge(15, 0)
-    silent = [drafter.propose(past, 99) == [] for _ in range(4)]
-    assert silent == [True, True, False, False]
-    drafter.judge(4, 0)
-    assert [drafter.propose(past, 99) == [] for _ in range(5)] == [True] * 4 + [False]
-    assert (drafter.num_drafted, drafter.num_accepted) == (4 + 8 + 15 + 15 + 4, 4 + 8 + 15)
+    def tokens_until_next_guess():
+        return next(n for n in range(99) if drafter.propose(past, 7))
+
+    assert tokens_until_next_guess() == 0
+    drafter.judge(7, 0)
+    assert tokens_until_next_guess() == 2
+    drafter.judge(7, 0)
+    assert tokens_until_next_guess() == 4
+    drafter.judge(7, 1)
+    assert tokens_until_next_guess() == 0
+    drafter.judge(7, 0)
+    assert tokens_until_next_guess() == 2
+    for _ in range(9):
+        drafter.judge(7, 0)
+    assert tokens_until_next_guess() == 32
+    assert (drafter.num_drafted, drafter.num_accepted) == (7 * 13, 1)
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -110,6 +114,24 @@ def test_half_true_guesses_change_no_answer(params, changes):
     assert any(accepted == drafted for drafted, accepted in judged)
     assert any(accepted < drafted for drafted, accepted in judged)
     assert engine.scheduler.allocator.num_free == engine.cache.num_blocks
+
+
+def test_a_step_checks_no_more_than_pays():
+    expected = run(make_engine(), PROMPTS, GREEDY)
+    engine = make_engine()
+    rows = []
+    forward = engine._forward
+
+    def counted(slices, **options):
+        hidden, batch = forward(slices, **options)
+        rows.append(batch.num_tokens)
+        return hidden, batch
+
+    engine._forward = counted
+    finish(engine, guessing(PROMPTS, expected, GREEDY, truth=1.0))
+
+    assert rows[0] == sum(map(len, PROMPTS))
+    assert max(rows[1:]) == 8
 
 
 def test_right_guesses_are_all_taken_in_one_step():
