@@ -117,6 +117,7 @@ def test_dtype_has_short_names(cli, on_byte_model, name):
         (("generate",), 2, "give either --prompt or --prompt-ids"),
         (("generate", "--prompt", "a", "--prompt-ids", "1"), 2, "give either --prompt or"),
         (("generate", "--prompt-ids", "1,two"), 2, "--prompt-ids must be token ids"),
+        (("generate", "--prompt-ids", "1,,2"), 2, "--prompt-ids must be token ids"),
         (("kernels", "--arch", "sm_1"), 2, "--arch must be one of sm_"),
     ],
 )

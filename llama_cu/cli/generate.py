@@ -51,7 +51,7 @@ def generate(
 
 def _parse_ids(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.replace(",", " ").split()]
+        return [int(part) for part in (text.split(",") if "," in text else text.split())]
     except ValueError:
         raise ValueError(
             f"--prompt-ids must be token ids with commas between, got {text!r}"
