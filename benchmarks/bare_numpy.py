@@ -7,12 +7,15 @@ paged cache, no sampling parameters, no text.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.rope import inv_freq_table
 from llama_cu.checkpoint.weights import load_weights
+
+Array = Any
 
 _ONE = np.float32(1)
 
@@ -49,11 +52,11 @@ class BareLlama:
             x += _product(gate / (np.exp(-gate) + _ONE) * up, layer.down_proj)
         return int((self.weights.lm_head @ self._norm(x[-1], self.weights.norm)).argmax())
 
-    def _norm(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    def _norm(self, x: Array, weight: Array) -> Array:
         size = np.float32(x.shape[-1])
         return x / np.sqrt(np.vecdot(x, x)[..., None] / size + self.eps) * weight
 
-    def _attention(self, qkv: np.ndarray, cache: np.ndarray, start: int) -> np.ndarray:
+    def _attention(self, qkv: Array, cache: Array, start: int) -> Array:
         config, num_tokens = self.config, len(qkv)
         num_heads, num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         stop = start + num_tokens
@@ -72,7 +75,7 @@ class BareLlama:
         out = scores.reshape(num_kv_heads, -1, stop) @ v
         return out.reshape(num_heads, num_tokens, -1).swapaxes(0, 1).reshape(num_tokens, -1)
 
-    def _rotate(self, heads: np.ndarray, start: int) -> None:
+    def _rotate(self, heads: Array, start: int) -> None:
         half, stop = heads.shape[-1] // 2, start + heads.shape[1]
         cos, sin = self.cos[start:stop], self.sin[start:stop]
         first, second = heads[..., :half], heads[..., half:]
@@ -81,6 +84,6 @@ class BareLlama:
         heads[..., :half] = rotated
 
 
-def _product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _product(x: Array, weight: Array) -> Array:
     # For one row a matrix-vector product reads the weight once; @ would pack it first.
     return (weight @ x[0])[None] if len(x) == 1 else x @ weight.T

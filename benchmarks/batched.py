@@ -79,7 +79,7 @@ def _llama_cpp(gguf: Path, num_seqs: int) -> Callable[[list[str], int], int]:
     def tokenize(prompt: str) -> list[int]:
         text, ids = prompt.encode(), (llama_cpp.llama_token * room)()
         count = llama_cpp.llama_tokenize(vocab, text, len(text), ids, room, True, False)
-        return ids[:count]
+        return list(ids[:count])
 
     def decode(pieces: list[list[int]], positions: list[int]) -> list[list[int]]:
         batch.n_tokens = 0

@@ -102,7 +102,7 @@ def hf_name(name: str) -> str:
 
 def expand(tensor: Any, fields: dict[str, Any]) -> np.ndarray:
     """The tensor in float32, rows of q and k in Hugging Face's order."""
-    weight = dequantize(tensor.data, tensor.tensor_type)
+    weight: np.ndarray = dequantize(tensor.data, tensor.tensor_type)
     if tensor.name.endswith("attn_q.weight"):
         return unpermute(weight, fields["llama.attention.head_count"])
     if tensor.name.endswith("attn_k.weight"):

@@ -61,7 +61,7 @@ def compare(model: Path, *, threads: int, repeats: int, **sizes: int) -> dict[st
             vocab_size=vocab_size_of(model),
             repeats=repeats,
             batched=BACKENDS,
-            **sizes,
+            sizes=sizes,
         )
         notes = {name: worker.note for name, worker in workers.items()}
     return {

@@ -35,34 +35,25 @@ from benchmarks.gpu_tests import (
     run_tests,
 )
 from benchmarks.report import describe_machine, write_json
+from llama_cu.bench.shapes import SHAPES
 from llama_cu.ops.cuda_kernels import cached_cubin, default_cache_dir
 from llama_cu.ops.cuda_templates import HEAD_DIMS, Specialisation, specialisations
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint
 
-# The shapes of real models, with random weights.
-LLAMA_1B = {
-    "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-}
-SMOLLM2_135M = {
-    **LLAMA_1B,
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-}
 TEST_HEAD_DIMS = (8, 16, *HEAD_DIMS)
+# What `llama-cu bench` is asked for: a name, the shape of the random weights, and more options.
+BENCHES = (
+    ("8b", "llama-3.1-8b", ("--batch-sizes", "1", "--contexts", "512,8192,32768")),
+    ("8b x64", "llama-3.1-8b", ("--batch-sizes", "64", "--contexts", "1024")),
+    ("1b", "llama-3.2-1b", ("--contexts", "512,4096")),
+    ("135m", "smollm2-135m", ("--contexts", "512,4096")),
+    ("story", "story", ("--contexts", "256")),
+)
+# What `kernels` times: a name, and its options.
+KERNELS = (
+    ("1b", ("--random", "llama-3.2-1b", "--context", "2048")),
+    ("attention 8k", ("--random", "llama-3.1-8b", "--context", "8192", "--sequences", "32")),
+)
 REHEARSAL = Run("pytest", ("-k", "cpu_device-float32 and softmax", "tests/test_ops.py"), 60, "")
 LEAST_S = 5.0  # a part is not begun with less
 
@@ -100,20 +91,23 @@ class GpuRun:
         return [
             Part("compile", 90, self._compile),
             tests[0],
+            *(Part(f"bench {one[0]}", 90, partial(self._bench, folder, *one)) for one in BENCHES),
+            *(Part(f"kernels {one[0]}", 90, partial(self._kernels, *one)) for one in KERNELS),
             tests[1],
-            Part("kernels", 90, partial(self._kernels, folder)),
             Part("matvec", 60, self._matvec),
+            Part("peers 8b", 420, partial(self._peers, "llama-3.1-8b")),
+            Part("peers 135m", 240, partial(self._peers, "smollm2-135m")),
             Part("cpu_vs_gpu story", 60, story),
             Part("cpu_vs_gpu random", 90, partial(self._compare_random, folder)),
             *tests[2:],
         ]
 
     def run(self, names: list[str] | None) -> bool:
-        """Run the parts (default: all); whether none failed."""
+        """Run the parts whose names begin with one of these (default: all); whether none failed."""
         ended: dict[str, Any] = {}
         with TemporaryDirectory() as scratch:
             for part in self.parts(Path(scratch)):
-                if names is not None and part.name not in names:
+                if names is not None and not part.name.startswith(tuple(names)):
                     continue
                 left_s = self.deadline - time.monotonic()
                 if left_s < LEAST_S:
@@ -131,7 +125,7 @@ class GpuRun:
     def _compile(self, limit_s: float) -> dict[str, Any]:
         """All kernels that the tests ask for, on all cores, so that no test waits for NVRTC."""
         head_dims, arch = (TEST_HEAD_DIMS, int(self.machine.get("compute_capability", 90)))
-        wanted = specialisations(() if self.rehearse else head_dims)
+        wanted = specialisations(arch, head_dims=() if self.rehearse else head_dims)
         wanted = wanted[:4] if self.rehearse else wanted
         started = time.monotonic()
         context = multiprocessing.get_context("spawn")
@@ -149,15 +143,37 @@ class GpuRun:
         self._write(f"gpu-tests-{self.name}.json", {**self.machine, "runs": self.tests})
         return found
 
-    def _kernels(self, folder: Path, limit_s: float) -> dict[str, Any]:
-        shape = SMALL_LLAMA if self.rehearse else LLAMA_1B
-        model = folder / "llama-1b-shapes"
-        model.mkdir()
-        (model / "config.json").write_text(json.dumps(shape))
-        device = "cpu" if self.rehearse else "cuda"
-        options = ["--device", device, "--context", "64" if self.rehearse else "2048"]
-        options += ["--repeats", "1", "--cache-mb", "1"] if self.rehearse else []
-        return self._benchmark("kernels", model, options, name="kernels", limit_s=limit_s)
+    def _bench(
+        self, folder: Path, name: str, shape: str, options: tuple[str, ...], limit_s: float
+    ) -> dict[str, Any]:
+        """`llama-cu bench`, whose JSON comes out of it."""
+        command = [sys.executable, "-m", "llama_cu", "bench", "--json", "--random", shape, *options]
+        if self.rehearse:
+            command += ["--device", "cpu", "--contexts", "16", "--batch-sizes", "2"]
+            command += ["--prompt-len", "16", "--steps", "1", "--repeats", "1"]
+        else:
+            command += ["--device", "cuda"]
+        found = folder / "bench.json"
+        exit_code, seconds = run_limited(
+            command, limit_s=limit_s, variables={}, log=self.log, stdout=found
+        )
+        if exit_code == 0:
+            content = {"commit": self.commit or self.machine.get("commit", "unknown")}
+            content |= json.loads(found.read_text("utf-8"))
+            self._write(f"bench-{name.replace(' ', '-')}-{self.name}.json", content)
+        return {"exit_code": exit_code, "seconds": seconds}
+
+    def _kernels(self, name: str, options: tuple[str, ...], limit_s: float) -> dict[str, Any]:
+        if self.rehearse:
+            options = ("--random", "story", "--context", "64", "--repeats", "1", "--cache-mb", "1")
+        options += ("--device", "cpu" if self.rehearse else "cuda")
+        options += ("--only", "attention") if name.startswith("attention") else ()
+        name = f"kernels-{name.replace(' ', '-')}"
+        return self._benchmark("kernels", None, [*options], name=name, limit_s=limit_s)
+
+    def _peers(self, shape: str, limit_s: float) -> dict[str, Any]:
+        options = ["--device", "cuda", "--random", shape, "--repeats", "3"]
+        return self._benchmark("peers", None, options, name=f"peers-{shape}", limit_s=limit_s)
 
     def _matvec(self, limit_s: float) -> dict[str, Any]:
         options = ["--device", "cpu" if self.rehearse else "cuda"]
@@ -181,8 +197,10 @@ class GpuRun:
     def _compare_random(self, folder: Path, limit_s: float) -> dict[str, Any]:
         shape = SMALL_LLAMA | {"max_position_embeddings": 1024}
         model = folder / "135m-shapes"
-        dtype = "float32" if self.rehearse else "bfloat16"
-        random_checkpoint(model, shape if self.rehearse else SMOLLM2_135M, dtype=dtype)
+        if self.rehearse:
+            random_checkpoint(model, shape)
+        else:
+            random_checkpoint(model, SHAPES["smollm2-135m"], dtype="bfloat16")
         return self._compare(model, model.name, limit_s)
 
     def _benchmark(

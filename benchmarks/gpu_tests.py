@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -166,20 +167,29 @@ def run_tests(run: Run, *, limit_s: float | None = None, log: Path | None = None
 
 
 def run_limited(
-    command: Sequence[str], *, limit_s: float, variables: Mapping[str, str], log: Path
+    command: Sequence[str],
+    *,
+    limit_s: float,
+    variables: Mapping[str, str],
+    log: Path,
+    stdout: Path | None = None,
 ) -> tuple[int, float]:
-    """Exit code and seconds; at the limit the process and its children are ended, with code 124."""
+    """Exit code and seconds; at the limit the process and its children are ended, with code 124.
+
+    What it writes goes to the log, or what it writes to stdout to a file of its own.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **variables}
     if "PYTHONPATH" in os.environ:
         environment["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     started = time.monotonic()
-    with log.open("ab") as output:
+    with ExitStack() as files:
+        output = files.enter_context(log.open("ab"))
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdout=output if stdout is None else files.enter_context(stdout.open("wb")),
+            stderr=output,
             start_new_session=True,
         )
         try:

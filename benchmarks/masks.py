@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ _PERSON = {
     "tags": {"type": "array", "items": _TEXT},
     "zip": {"type": "string", "pattern": "^[0-9]{5}$"},
 }
-SCHEMAS = {
+SCHEMAS: dict[str, dict[str, Any]] = {
     "any object": {"type": "object"},
     "person": {"type": "object", "properties": _PERSON, "required": list(_PERSON)},
     "dates": {"type": "array", "items": {"type": "string", "format": "date-time"}, "minItems": 20},

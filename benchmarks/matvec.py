@@ -5,8 +5,7 @@
 Weights are random, and so many that none is read from a cache. A product is queued many times and
 waited for once. "gemm us" is the library's product of the same operands, without norm, SwiGLU and
 residual. Products of a few megabytes take less time than their launch from Python does: what they
-cost in a step is seen in a captured one alone. The roof to set the GB/s beside is the device's read
-bandwidth.
+cost in a step is seen in a captured one alone. The roofs are measured in the same run.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernels import CACHE_BYTES, Case, case_row, median_s
+from benchmarks.kernel_cases import Case
+from benchmarks.kernels import CACHE_BYTES, case_row, median_s
 from benchmarks.report import describe_run, load_average, write_json
+from llama_cu.bench.roofs import Roofs, measure_roofs
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.backend import get_ops
 from llama_cu.ops.base import Ops
@@ -77,11 +79,19 @@ def main() -> int:
     except BackendUnavailable as reason:
         print(f"could not run: {reason}", file=sys.stderr)
         return 1
-    report = {**describe_run(), "device": ops.device_name, "dtype": ops.dtype.name, "models": {}}
+    roofs = measure_roofs(ops)
+    report = {
+        **describe_run(),
+        "device": ops.device_name,
+        "dtype": ops.dtype.name,
+        "roofs": asdict(roofs),
+        "models": {},
+    }
     for model in arguments.shapes:
         found = time_products(
             ops,
             SHAPES[model],
+            roofs,
             repeats=arguments.repeats,
             cache_bytes=arguments.cache_mb << 20,
         )
@@ -94,15 +104,15 @@ def main() -> int:
 
 
 def time_products(
-    ops: Ops, shapes: Shapes, *, repeats: int, cache_bytes: int
+    ops: Ops, shapes: Shapes, roofs: Roofs, *, repeats: int, cache_bytes: int
 ) -> dict[str, dict[str, float]]:
-    """Rows of µs and GB/s, by the weight's name and the number of rows of activations."""
+    """What `case_row` says, by the weight's name and the number of rows of activations."""
     found = {}
     for name, (out_size, in_size) in shapes.items():
         weights = _cold_weights(ops, out_size, in_size, cache_bytes)
         for rows in ROWS:
             case = _case(ops, name, rows, weights, out_size, in_size)
-            row = case_row(case, median_s(ops, case.run, repeats))
+            row = case_row(case, median_s(ops, case.run, repeats), roofs)
             if isinstance(ops, CudaOps):
                 run = _gemm(ops, rows, weights, out_size, in_size)
                 row["gemm us"] = round(median_s(ops, run, repeats) * 1e6, 1)

@@ -11,10 +11,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from llama_cu.output import Output
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -35,12 +38,16 @@ class LlamaCu:
 
     def generate(self, prompts: list[list[int]], num_tokens: int) -> dict[str, Any]:
         params = self.params(temperature=0, max_tokens=num_tokens, ignore_eos=True)
-        outputs = self.llm.generate(prompts, params)
-        return {
-            "first_token_s": max(out.timings.time_to_first_token_s for out in outputs),
-            "total_s": max(out.timings.total_s for out in outputs),
-            "token_ids": [out.token_ids for out in outputs],
-        }
+        return answer_of(self.llm.generate(prompts, params))
+
+
+def answer_of(outputs: Sequence[Output]) -> dict[str, Any]:
+    """A worker's answer from those of llama-cu."""
+    return {
+        "first_token_s": max(out.timings.time_to_first_token_s for out in outputs),
+        "total_s": max(out.timings.total_s for out in outputs),
+        "token_ids": [out.token_ids for out in outputs],
+    }
 
 
 class BareNumpy:
@@ -58,7 +65,7 @@ class BareNumpy:
         first_s = time.perf_counter() - started
         for position in range(len(prompt), len(prompt) + num_tokens - 1):
             token_ids.append(self.model.next_token(token_ids[-1:], position))
-        return _timed(first_s, time.perf_counter() - started, token_ids)
+        return timed(first_s, time.perf_counter() - started, token_ids)
 
 
 class Transformers:
@@ -75,7 +82,7 @@ class Transformers:
 
     def generate(self, prompts: list[list[int]], num_tokens: int) -> dict[str, Any]:
         token_ids = self.torch.tensor(prompts)
-        clock = _Clock()
+        clock = Clock()
         started = time.perf_counter()
         with self.torch.inference_mode():
             found = self.model.generate(
@@ -86,10 +93,10 @@ class Transformers:
                 streamer=clock,
             )
         answer = found[0, token_ids.shape[1] :].tolist()
-        return _timed(clock.times[1] - started, clock.times[-1] - started, answer)
+        return timed(clock.times[1] - started, clock.times[-1] - started, answer)
 
 
-class _Clock:
+class Clock:
     """A transformers streamer: called with the prompt, then after each token."""
 
     def __init__(self) -> None:
@@ -103,7 +110,7 @@ class _Clock:
 
 
 class LlamaCpp:
-    def __init__(self, gguf: str, *, threads: int, max_len: int) -> None:
+    def __init__(self, gguf: str, *, threads: int, max_len: int, n_gpu_layers: int = 0) -> None:
         from llama_cpp import Llama
 
         self.llama = Llama(
@@ -112,6 +119,7 @@ class LlamaCpp:
             n_batch=512,
             n_threads=threads,
             n_threads_batch=threads,
+            n_gpu_layers=n_gpu_layers,
             verbose=False,
         )
         self.note = Path(gguf).stem.rpartition(".")[2]
@@ -124,24 +132,26 @@ class LlamaCpp:
         token_ids = [next(tokens)]
         first_s = time.perf_counter() - started
         token_ids += [next(tokens) for _ in range(num_tokens - 1)]
-        return _timed(first_s, time.perf_counter() - started, token_ids)
+        return timed(first_s, time.perf_counter() - started, token_ids)
 
 
-def _timed(first_token_s: float, total_s: float, token_ids: list[int]) -> dict[str, Any]:
+def timed(first_token_s: float, total_s: float, token_ids: list[int]) -> dict[str, Any]:
     return {"first_token_s": first_token_s, "total_s": total_s, "token_ids": [token_ids]}
 
 
 def open_engine(name: str, model: str, *, threads: int, max_len: int) -> Any:
     """The engine of this name; `model` is a folder, for llama.cpp a GGUF file."""
-    if name in ("numpy", "cuda"):
-        return LlamaCu(model, device="cpu" if name == "numpy" else "cuda")
+    if name == "numpy":
+        return LlamaCu(model, device="cpu")
     if name == "bare NumPy":
         return BareNumpy(model, max_len=max_len)
     if name == "transformers":
         return Transformers(model, threads=threads)
     if name == "llama.cpp":
         return LlamaCpp(model, threads=threads, max_len=max_len)
-    raise ValueError(f"no engine is called {name!r}")
+    from benchmarks.gpu_engines import open_gpu_engine
+
+    return open_gpu_engine(name, Path(model), threads=threads, max_len=max_len)
 
 
 class Worker:

@@ -26,6 +26,8 @@ from llama_cu.sequence import Sequence
 
 Array = Any
 
+# Rows that there is room for, however few sequences there may be: a draft is a row.
+_LEAST_ROWS = 8
 # Launches are shaped for so many tokens of context, times a power of two.
 _LEAST_CONTEXT = 256
 
@@ -71,7 +73,7 @@ class DecodeLoop:
         self._device = device
         self._scheduler = scheduler
         self._use_graphs = use_graphs
-        self._max_rows = batch_bucket(scheduler.max_num_seqs)
+        self._max_rows = max(batch_bucket(scheduler.max_num_seqs), _LEAST_ROWS)
         longest = min(model.max_model_len, cache.num_blocks * cache.block_size)
         self._max_width = self._table_width(context_bucket(longest))
         rope, config = model.config.rope, model.config
@@ -96,26 +98,25 @@ class DecodeLoop:
 
     def takes(self, slices: Seq[Slice]) -> bool:
         """Whether the loop can compute these: the last token of each sequence."""
-        return all(
+        rows = sum(piece.num_draws for piece in slices)
+        return batch_bucket(rows) <= self._max_rows and all(
             piece.num_tokens == 1 and piece.completes and not piece.sequence.lacks_prompt_logprobs
             for piece in slices
         )
 
     def draws(self, slices: Seq[Slice]) -> bool:
         """Whether it can draw their tokens too, without the host: nothing depends on the last."""
-        return not any(
-            piece.sequence.params.edits_logits
-            or piece.sequence.constraint is not None
-            or piece.sequence.params.logprobs is not None
-            for piece in slices
-        )
+        sequences = [piece.sequence for piece in slices]
+        return not any(s.needs_host or s.drafter is not None for s in sequences)
 
     def logits(self, slices: Seq[Slice]) -> Array:
-        """Compute one step alone: float32 logits [num_slices, vocab_size], until the next one."""
+        """Compute one step alone: float32 logits [num_rows, vocab_size], until the next one.
+
+        A slice has a row, and behind it one for each of its drafts.
+        """
         self._place(slices, draw="none")
-        self._rows = []
-        logits = self._launch()
-        return logits[: len(slices)]
+        num_rows, self._rows = len(self._rows), []
+        return self._launch()[:num_rows]
 
     def start(self, slices: Seq[Slice]) -> list[Sequence]:
         """Queue a step for each of these, and go on."""
@@ -140,18 +141,22 @@ class DecodeLoop:
 
     def _place(self, slices: Seq[Slice], *, draw: str) -> None:
         """Lay the sequences out in rows, and send all that is known of them."""
-        sequences = [piece.sequence for piece in slices]
-        longest = max(map(len, sequences))
-        self._shape = _Shape(batch_bucket(len(sequences)), context_bucket(longest), draw)
-        self._rows = list(sequences)
+        tokens = [
+            (piece.sequence, ahead, token_id)
+            for piece in slices
+            for ahead, token_id in enumerate((piece.sequence.token_ids[-1], *piece.drafts))
+        ]
+        longest = max(len(sequence) + ahead for sequence, ahead, _ in tokens)
+        self._shape = _Shape(batch_bucket(len(tokens)), context_bucket(longest), draw)
+        self._rows = [sequence for sequence, _, _ in tokens]
         if self._state is None:
             self._state = DecodeState(self._device, self._max_rows, self._max_width)
         state = self._state
         state.lay_out(self._shape.num_rows, self._table_width(self._shape.context))
-        for row, sequence in enumerate(sequences):
-            self._fill(row, sequence, ahead=0)
+        for row, (sequence, ahead, token_id) in enumerate(tokens):
+            self._fill(row, sequence, ahead=ahead)
             words = sequence.sampling_words
-            state.host.token_ids[row] = sequence.token_ids[-1]
+            state.host.token_ids[row] = token_id
             state.host.sampling[:, row], state.host.seeds[row] = words[:4], words[4:]
         state.send()
 

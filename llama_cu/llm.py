@@ -31,6 +31,7 @@ from llama_cu.output import Output, TextStream, output_of
 from llama_cu.prompts import Message, Prompt, PromptReader
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 from llama_cu.sequence import Sequence
+from llama_cu.speculation import KINDS, NgramDrafter
 from llama_cu.stopping import StopStrings
 
 Progress = Callable[[str, int, int], None]
@@ -51,7 +52,8 @@ class LLM:
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
     answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.
-    `seed` makes requests without a seed of their own repeatable. Raises
+    `speculate="ngram"` has each step check guesses from the text so far too; the answers stay the
+    same. `seed` makes requests without a seed of their own repeatable. Raises
     ModelError for a checkpoint that cannot be run, BackendUnavailable for a device that is not
     there, ValueError for wrong arguments. Threads may share it; their answers are batched.
     """
@@ -70,6 +72,7 @@ class LLM:
         max_batch_tokens: int | None = None,
         block_size: int = 16,
         enforce_eager: bool = False,
+        speculate: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(model, str | Path):
@@ -83,6 +86,10 @@ class LLM:
         ):
             if limit is not None:
                 check_integer(name, limit, 1)
+        if speculate not in (None, *KINDS):
+            known = " or ".join(map(repr, KINDS))
+            raise ValueError(f"speculate must be {known} or None, got {speculate!r}")
+        self._speculate = speculate is not None
         if seed is not None:
             check_integer("seed", seed, 0, MAX_SEED)
         check_number("gpu_memory_utilization", gpu_memory_utilization, 0, 1, open_low=True)
@@ -267,6 +274,7 @@ class LLM:
             max_len=self.max_model_len,
             decoder=None if self.tokenizer is None else StreamDecoder(self.tokenizer, token_ids),
             stops=StopStrings(tuple(params.stop)),
+            drafter=NgramDrafter() if self._speculate else None,
         )
 
     def _run(self, sequences: list[Sequence]) -> list[Output]:

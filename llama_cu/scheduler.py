@@ -11,15 +11,25 @@ from llama_cu.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The step computes sequence.token_ids[num_computed : num_computed + num_tokens]."""
+    """The step computes sequence.token_ids[num_computed : num_computed + num_tokens].
+
+    With drafts, guesses at the tokens that come next, it computes these too, each as if it were
+    the sequence's newest; it then is the slice that completes, of one token.
+    """
 
     sequence: Sequence
     num_tokens: int
+    drafts: tuple[int, ...] = ()
 
     @property
     def completes(self) -> bool:
         """Whether the slice reaches the last token, so that the next one can be drawn."""
         return self.sequence.num_computed + self.num_tokens == len(self.sequence)
+
+    @property
+    def num_draws(self) -> int:
+        """Tokens that are drawn where the slice completes: behind its last, and each draft."""
+        return 1 + len(self.drafts)
 
 
 class Scheduler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import Counter
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,6 +44,14 @@ class Constraint(Protocol):
         """Take the token that was drawn."""
 
 
+class Drafter(Protocol):
+    """Guesses at the tokens that come next; one sequence has it for itself."""
+
+    def propose(self, token_ids: Seq[int], most: int) -> list[int]: ...
+
+    def judge(self, num_drafted: int, num_accepted: int) -> None: ...
+
+
 @dataclass(frozen=True)
 class Logprob:
     """Natural log of a token's probability, before penalties and temperature."""
@@ -79,6 +88,7 @@ class Sequence:
     prompt_tokens: frozenset[int] = frozenset()  # filled where a penalty looks at them
     counts: Counter[int] = field(default_factory=Counter)  # likewise, of the answer
     constraint: Constraint | None = None
+    drafter: Drafter | None = None
     failure: str | None = None  # why the constraint gave up; finish_reason becomes "error"
     sampling_words: tuple[int, ...] = ()  # the draw's parameters as int32 words, for the upload
     arrival_s: float = field(default_factory=time.perf_counter)
@@ -111,11 +121,22 @@ class Sequence:
         wanted = 0 if self.params.prompt_logprobs is None else self.prompt_len - 1
         return len(self.prompt_logprobs) < wanted
 
+    @property
+    def needs_host(self) -> bool:
+        """Whether the host changes the logits of each token, or looks at them."""
+        params = self.params
+        looks = self.constraint is not None or params.logprobs is not None
+        return params.edits_logits or looks
+
+    @property
+    def num_missing(self) -> int:
+        """Tokens after which the answer is at its longest."""
+        room, most = self.max_len - len(self), self.params.max_tokens
+        return room if most is None else min(room, most - self.num_generated)
+
     def ends_within(self, num_tokens: int) -> bool:
         """Whether the answer is at its longest once it has so many tokens more."""
-        most = self.params.max_tokens
-        full = most is not None and self.num_generated + num_tokens >= most
-        return full or len(self) + num_tokens >= self.max_len
+        return self.num_missing <= num_tokens
 
     def append(self, token_id: int) -> None:
         """Take the drawn token, extend the text, and decide whether the answer ends."""

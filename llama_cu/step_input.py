@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -33,7 +34,9 @@ def build_batch(
 ) -> Batch:
     """The batch of these slices; logits are wanted of each slice that completes its sequence.
 
-    `rope_row` None means one row for all. With `all_logits` every token's logits are wanted.
+    `rope_row` None means one row for all. With `all_logits` every token's logits are wanted. A
+    slice with drafts is a sequence for each of its tokens, with the same blocks: K and V of all
+    are there when the first attends, and each computes what it would in a step of its own.
     """
     token_ids: list[int] = []
     positions: list[int] = []
@@ -41,20 +44,20 @@ def build_batch(
     slots: list[int] = []
     cu_seqlens = [0]
     logit_rows: list[int] = []
-    for piece in slices:
-        sequence, table = piece.sequence, piece.sequence.block_table
-        steps = range(sequence.num_computed, sequence.num_computed + piece.num_tokens)
-        token_ids += sequence.token_ids[steps.start : steps.stop]
+    runs = list(chain.from_iterable(map(_runs, slices)))
+    for run in runs:
+        sequence, table, steps = run.sequence, run.sequence.block_table, run.positions
+        token_ids += run.token_ids
         positions += steps
         if rope_row is not None:
             rope_rows += [rope_row(position, sequence.prompt_len) for position in steps]
         slots += [table[p // block_size] * block_size + p % block_size for p in steps]
         cu_seqlens.append(len(token_ids))
-        if piece.completes:
+        if run.completes:
             logit_rows.append(len(token_ids) - 1)
-    tables = tuple(tuple(piece.sequence.block_table) for piece in slices)
+    tables = tuple(tuple(run.sequence.block_table) for run in runs)
     width = max(map(len, tables))
-    context_lens = tuple(piece.sequence.num_computed + piece.num_tokens for piece in slices)
+    context_lens = tuple(run.positions.stop for run in runs)
     arrays = _upload_fields(
         ops,
         [
@@ -77,10 +80,28 @@ def build_batch(
         context_lens=arrays[5],
         block_tables=arrays[6].reshape(len(tables), width),
         logit_rows=arrays[7],
-        query_lens=tuple(piece.num_tokens for piece in slices),
+        query_lens=tuple(len(run.positions) for run in runs),
         host_context_lens=context_lens,
         host_block_tables=tables,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Tokens that a step computes one behind the other."""
+
+    sequence: Sequence
+    token_ids: Seq[int]
+    positions: range
+    completes: bool
+
+
+def _runs(piece: Slice) -> Iterator[_Run]:
+    sequence, first = piece.sequence, piece.sequence.num_computed
+    last = first + piece.num_tokens
+    yield _Run(sequence, sequence.token_ids[first:last], range(first, last), piece.completes)
+    for position, token_id in enumerate(piece.drafts, last):
+        yield _Run(sequence, (token_id,), range(position, position + 1), True)
 
 
 def _upload_fields(ops: Ops, fields: list[list[int]]) -> list[Array]:
@@ -93,14 +114,13 @@ def _upload_fields(ops: Ops, fields: list[list[int]]) -> list[Array]:
     return arrays
 
 
-def build_sampling_rows(sequences: Seq[Sequence], ops: Ops) -> SamplingRows:
-    """The draw of each sequence's next token."""
+def build_sampling_rows(sequences: Seq[Sequence], positions: list[int], ops: Ops) -> SamplingRows:
+    """The draws of tokens that will have these positions in these sequences."""
     if all(sequence.params.greedy for sequence in sequences):
         return _ALL_GREEDY
     columns = zip(*(sequence.sampling_words for sequence in sequences), strict=True)
     temperature, top_p, min_p, top_k, low, high = map(list, columns)
     seeds = [half for pair in zip(low, high, strict=True) for half in pair]
-    positions = [len(sequence) for sequence in sequences]
     arrays = _upload_fields(ops, [temperature, top_p, min_p, top_k, seeds, positions])
     return SamplingRows(
         temperature=arrays[0].view(np.float32),

@@ -69,7 +69,8 @@ class LiveServer:
         self._thread.start()
         assert listening.wait(30), "the server did not start"
         if self._wait:
-            until(lambda: self.service.engine.state == "ready")
+            # On a device of the tests' own, loading compiles.
+            until(lambda: self.service.engine.state == "ready", timeout_s=120)
         return self
 
     def __exit__(self, *exc_info):

@@ -8,13 +8,29 @@ from itertools import count
 import numpy as np
 import pytest
 
-from benchmarks import cpu_vs_gpu, gpu_run, gpu_tests, kernels, matvec, peers
+from benchmarks import (
+    cpu_vs_gpu,
+    kernel_cases,
+    kernels,
+    matvec,
+    peers,
+    readme_table,
+    roofline,
+)
 from benchmarks.measure import measure
-from benchmarks.report import describe_run, durations, rates, ratios, table, write_json
+from benchmarks.report import ROOT, describe_run, durations, rates, ratios, table, write_json
+from llama_cu.bench.engines import make_engine, random_weights
+from llama_cu.bench.roofs import Roofs
+from llama_cu.bench.run import Plan, Source, run_bench
+from llama_cu.bench.speed import Stopwatch
+from llama_cu.bench.traffic import decode_flops, prefill_flops
 from llama_cu.checkpoint.config import load_config
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
+from tests.backends import make_cpu_ops
 from tests.checkpoints import random_checkpoint
+from tests.tiny import tiny_config
 
+ROOFS = Roofs(read_bytes_per_s=1e9, gemm_flops_per_s=1e11, read_bytes=1, gemm_size=1)
 SIZES = {"prefill_tokens": 24, "decode_tokens": 8}
 
 
@@ -70,7 +86,7 @@ def test_a_table_has_a_line_for_every_engine():
 def test_decode_counts_the_tokens_after_the_first_and_prefill_the_prompt():
     engine = SteadyEngine()
 
-    found = measure({"ours": engine}, vocab_size=50, repeats=2, batched=["ours"], **SIZES)
+    found = measure({"ours": engine}, vocab_size=50, repeats=2, batched=["ours"], sizes=SIZES)
 
     medians = {kind: engines["ours"]["median"] for kind, engines in found["results"].items()}
     assert medians == {"prefill 24": 48.0, "decode 8": 4.0, "decode 8 x 8": 32.0}
@@ -79,7 +95,7 @@ def test_decode_counts_the_tokens_after_the_first_and_prefill_the_prompt():
 def test_every_round_has_new_prompts_and_all_engines_get_the_same():
     one, other = SteadyEngine(), SteadyEngine()
 
-    found = measure({"one": one, "other": other}, vocab_size=50, repeats=2, **SIZES)
+    found = measure({"one": one, "other": other}, vocab_size=50, repeats=2, sizes=SIZES)
 
     assert one.prompts == other.prompts
     assert len({tuple(prompts[0]) for prompts in one.prompts}) == 2 * (2 + 1)
@@ -121,88 +137,118 @@ def test_peers_do_the_same_work_and_absent_ones_are_named(model):
     assert report["results"]["process start"]["llama-cu --help"]["unit"] == "s"
 
 
-def test_a_rehearsed_gpu_run_writes_each_part_down(tmp_path):
-    parts = ["compile", "pytest", "memcheck", "kernels", "cpu_vs_gpu random"]
-    run = gpu_run.GpuRun(
-        results=[tmp_path, tmp_path / "copy"],
-        log=tmp_path / "log",
-        limit_s=200,
-        commit="abc",
-        rehearse=True,
-    )
-
-    passed = run.run(parts)
-
-    assert passed, (tmp_path / "log").read_text()
-    names = ["gpu-run", "gpu-tests", "kernels", "cpu-vs-gpu-135m-shapes"]
-    for folder in (tmp_path, tmp_path / "copy"):
-        assert {path.name for path in folder.glob("*.json")} == {
-            f"{n}-rehearsal.json" for n in names
-        }
-    ended = json.loads((tmp_path / "gpu-run-rehearsal.json").read_text())["parts"]
-    assert list(ended) == parts
-    tests = json.loads((tmp_path / "gpu-tests-rehearsal.json").read_text())["runs"]["pytest"]
-    assert (tests["exit_code"], tests["failed"]) == (0, 0)
-    assert tests["passed"] + tests["skipped"] == 16
-    compared = json.loads((tmp_path / "cpu-vs-gpu-135m-shapes-rehearsal.json").read_text())
-    assert compared["commit"] == "abc" and "decode 128" in compared["results"]
-
-
-def test_a_gpu_run_without_time_says_what_it_left_out(tmp_path):
-    options = {"commit": None, "rehearse": True, "limit_s": 0}
-    run = gpu_run.GpuRun(results=[tmp_path], log=tmp_path / "log", **options)
-
-    assert run.run(["kernels"])
-
-    ended = json.loads((tmp_path / "gpu-run-rehearsal.json").read_text())["parts"]
-    assert ended == {"kernels": {"could_not_run": "no time was left"}}
-
-
-def test_a_run_that_takes_too_long_keeps_the_outcomes_it_had(tmp_path):
-    test = tmp_path / "test_slow.py"
-    test.write_text("import time\ndef test_a(): pass\ndef test_b(): assert 0\n")
-    with test.open("a") as file:
-        file.write("def test_c(): time.sleep(60)\n")
-    run = gpu_tests.Run("slow", (str(test), f"--rootdir={tmp_path}"), 6, "")
-
-    found = gpu_tests.run_tests(run, log=tmp_path / "log")
-
-    assert (found["exit_code"], found["passed"], found["failed"]) == (124, 1, 1)
-    assert [name.rpartition("::")[2] for name in found["failures"]] == ["test_b"]
-    assert not gpu_tests.passed(found)
-
-
-def test_gpu_tests_are_looked_for_where_they_are():
-    files = gpu_tests.gpu_test_files()
-
-    assert {"tests/test_ops.py", "tests/test_attention.py", "tests/test_model.py"} <= set(files)
-    assert "tests/test_chat.py" not in files
-
-
-def test_sanitizer_errors_are_those_of_the_summary_or_else_of_the_reports():
-    report = "========= Invalid __global__ write of size 4 bytes\n=========     at f+0x80\n"
-
-    assert gpu_tests.sanitizer_errors(report + "========= ERROR SUMMARY: 3 errors\n") == 3
-    assert gpu_tests.sanitizer_errors("========= ERROR SUMMARY: 0 errors\n") == 0
-    hazards = "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n"
-    assert gpu_tests.sanitizer_errors(hazards) == 2
-    assert gpu_tests.sanitizer_errors(report + report) == 2
-    assert gpu_tests.sanitizer_errors("16 passed in 3 s\n") == 0
-
-
 def test_every_op_is_timed_for_decode_and_prefill(model):
     ops, config = NumpyOps(DTYPES["float32"]), load_config(model)
 
-    report = kernels.time_ops(ops, config, context=24, repeats=1, cache_bytes=1 << 16)
+    report = kernels.time_ops(ops, config, ROOFS, context=24, repeats=1, cache_bytes=1 << 16)
 
     decode, prefill = report["steps"]["decode"], report["steps"]["prefill"]
     assert decode.keys() == prefill.keys() >= {"attention", "qkv_proj", "logits", "sample top-p"}
     assert all(row["us"] > 0 for row in (*decode.values(), *prefill.values()))
 
 
+def test_attention_of_many_sequences_is_timed_alone(model):
+    ops, config = NumpyOps(DTYPES["float32"]), load_config(model)
+    shape = {"context": 24, "num_seqs": 3, "only": "attention"}
+
+    report = kernels.time_ops(ops, config, ROOFS, **shape, repeats=1, cache_bytes=1 << 16)
+
+    assert [list(rows) for rows in report["steps"].values()] == [["attention"]] * 2
+    problem = kernel_cases.Problem(
+        ops, config, num_seqs=3, num_tokens=1, context=24, cache_bytes=1 << 16
+    )
+    (case,) = problem.cases("attention")
+    # q and the result of three tokens with 64 channels; K and V of 24, with 32.
+    assert case.num_bytes == 4 * (2 * 3 * 64 + 2 * 3 * 24 * 32)
+    assert case.flops == 4 * 64 * 3 * 24
+    batch = problem.batch
+    keys = [
+        table[batch.positions[seq] // 16] * 16 + batch.positions[seq] % 16
+        for seq, table in enumerate(batch.host_block_tables)
+    ]
+    assert batch.slot_mapping.tolist() == keys
+
+
+def test_a_step_of_one_token_needs_the_flops_of_its_prefill():
+    config = tiny_config(sliding_windows=(9, None))
+
+    step = decode_flops(config, context_lens=(1,))
+
+    assert step == prefill_flops(config, prompt_len=1)
+    q_size = config.num_attention_heads * config.head_dim
+    assert decode_flops(config, context_lens=(5, 20)) == 2 * step + 4 * q_size * (4 + 4 + 8 + 19)
+
+
+def test_the_notes_have_the_roofline_of_today():
+    notes = (ROOT / "benchmarks" / "NOTES.md").read_text("utf-8")
+
+    assert "\n".join(roofline.decode_table()) in notes
+    assert "\n".join(roofline.prefill_table()) in notes
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "context", "qkv_bias"), [(1, 300, False), (8, 100, True), (16, 100, True)]
+)
+def test_the_launches_on_paper_are_those_of_a_captured_step(num_rows, context, qkv_bias):
+    ops, graphs = make_cpu_ops("float32"), []
+    capture = ops.device.capture
+    ops.device.capture = lambda work: graphs.append(capture(work)) or graphs[-1]
+    config = tiny_config(qkv_bias=qkv_bias, max_position_embeddings=512)
+    weights = random_weights(ops, config)
+    engine = make_engine(ops, config, weights, num_blocks=256, max_num_seqs=num_rows)
+
+    Stopwatch(engine).decode(num_rows, context, num_steps=1)
+
+    expected = roofline.decode_launches(config, num_rows=num_rows, context=context)
+    assert [graph.num_launches for graph in graphs] == [expected]
+
+
+def test_the_readmes_table_is_that_of_the_reports():
+    text = readme_table.README.read_text("utf-8")
+
+    assert readme_table.with_table(text, readme_table.table(readme_table.RESULTS)) == text
+
+
+def test_a_gpus_reports_become_rows(tmp_path):
+    ops = NumpyOps(DTYPES["float32"])
+    plan = Plan((2,), (16,), 9, repeats=1, steps=2)
+    bench = run_bench(ops, Source("tiny", tiny_config(), None), plan, roofs=ROOFS)
+    write_json(tmp_path / "bench-cpu.json", bench)
+    assert readme_table.table(tmp_path).endswith("| anything on a GPU |  | not measured yet |\n")
+
+    bench |= {"device": "Some GPU", "dtype": "bfloat16"}
+    bench["decode"][0] |= {"tok_s": 123.4, "percent_of_read": 87.6}
+    write_json(tmp_path / "bench-gpu.json", bench)
+    peer = {"model": "tiny", "results": {}, "engines": {"cuda": "Some GPU, bfloat16"}}
+    ratio = {"decode 128": {"cuda / torch graph": {"median": 1.254, "best": 1.3}}}
+    write_json(tmp_path / "peers.json", {**peer, "ratios": ratio})
+
+    lines = readme_table.table(tmp_path).splitlines()[2:]
+    decode, prefill, against = lines
+    assert decode == (
+        "| tiny, bfloat16: decode, batch 2, context 16 | Some GPU "
+        "| 123.4 tok/s, 88 % of the read bandwidth |"
+    )
+    assert "prefill of 9 tokens" in prefill
+    assert against == "| tiny, decode at batch 1: llama-cu / torch graph | Some GPU | 1.25 |"
+
+
+def test_a_table_without_its_marks_is_refused():
+    with pytest.raises(ValueError, match=r"expected a line <!-- made by"):
+        readme_table.with_table("no table", "")
+
+
+def test_a_case_is_held_against_both_roofs():
+    case = kernel_cases.Case("product", lambda: None, num_bytes=400, flops=3000)
+
+    row = kernels.case_row(case, 2.0, Roofs(1000.0, 2000.0, 1, 1))
+
+    assert (row["% of reading"], row["% of GEMM rate"]) == (20.0, 75.0)
+
+
 def test_a_products_bytes_and_flops_are_those_of_its_shapes(model):
     ops, config = NumpyOps(DTYPES["float32"]), load_config(model)
-    problem = kernels.Problem(ops, config, num_tokens=3, context=24, cache_bytes=1 << 16)
+    problem = kernel_cases.Problem(ops, config, num_tokens=3, context=24, cache_bytes=1 << 16)
 
     cases = {case.name: case for case in problem.cases()}
 
@@ -216,7 +262,7 @@ def test_the_products_of_a_decode_step_are_timed():
     ops = NumpyOps(DTYPES["float32"])
     shapes = dict.fromkeys(matvec.SHAPES["llama-3.1-8b"], (96, 64))
 
-    found = matvec.time_products(ops, shapes, repeats=1, cache_bytes=1 << 16)
+    found = matvec.time_products(ops, shapes, ROOFS, repeats=1, cache_bytes=1 << 16)
 
     assert found.keys() == {f"{name}, {rows} rows" for name in shapes for rows in (1, 8)}
     assert all(row["us"] > 0 and row["GB/s"] > 0 for row in found.values())

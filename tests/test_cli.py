@@ -117,6 +117,7 @@ def test_dtype_has_short_names(cli, on_byte_model, name):
         (("generate",), 2, "give either --prompt or --prompt-ids"),
         (("generate", "--prompt", "a", "--prompt-ids", "1"), 2, "give either --prompt or"),
         (("generate", "--prompt-ids", "1,two"), 2, "--prompt-ids must be token ids"),
+        (("generate", "--prompt-ids", "1,,2"), 2, "--prompt-ids must be token ids"),
         (("kernels", "--arch", "sm_1"), 2, "--arch must be one of sm_"),
     ],
 )
@@ -361,12 +362,25 @@ def test_kernels_prints_a_row_for_every_kernel(cli):
             "spill_bytes": 8,
             "stack_bytes": 0,
             "static_shared_bytes": 1024,
+            "warps": 48,
         }
     ]
     title, row, total = table(rows)
-    assert title.split() == ["kernel", "registers", "spill", "B", "stack", "B", "shared", "B"]
-    assert row.split() == ["rope<float>", "40", "8", "0", "1024"]
+    columns = ["kernel", "registers", "spill", "B", "stack", "B", "shared", "B", "warps/SM"]
+    assert title.split() == columns
+    assert row.split() == ["rope<float>", "40", "8", "0", "1024", "48"]
     assert total == "1 kernels, 1 with spills"
+
+
+@pytest.mark.parametrize(
+    ("registers", "arch", "warps"),
+    # 64 Ki registers in four parts: 16 Ki / (32 * 40) = 12 warps each, and so on.
+    [(32, 90, 64), (32, 75, 32), (32, 120, 48), (40, 80, 48), (128, 90, 16), (255, 90, 8)],
+)
+def test_registers_bound_the_warps_of_a_multiprocessor(registers, arch, warps):
+    from llama_cu.cli.kernels import resident_warps
+
+    assert resident_warps(registers, arch=arch) == warps
 
 
 def test_a_reader_that_goes_away_ends_the_program_quietly(byte_model, program_environment):

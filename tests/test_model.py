@@ -6,7 +6,7 @@ import pytest
 from llama_cu.checkpoint.rope import RopeConfig
 from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.sampling_params import SamplingParams
-from tests.backends import DEVICE_BACKENDS, make_ops
+from tests.backends import DEVICE_BACKENDS, OLD_DEVICE_BACKENDS, make_ops
 from tests.tiny import make_engine, make_sequence, run, tiny_config
 
 CONFIGS = {
@@ -22,9 +22,11 @@ PROMPTS = [[5], [17, 3, 99, 4], list(range(1, 38))]
 TOLERANCE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
 
 
-# Where answers are compared token by token. cuBLAS adds in an order of its own, one for each number
-# of rows: in 16 bits that is enough to change a draw now and then.
-EXACT_BACKENDS = [b for b in DEVICE_BACKENDS if b.id.startswith("cpu_device") or "float32" in b.id]
+# Where answers are the same token by token in any batch. cuBLAS adds in an order of its own, one
+# for each number of rows: in 16 bits that is enough to change a draw now and then.
+STEADY_BACKENDS = [b for b in DEVICE_BACKENDS if b.id.startswith("cpu_device") or "float32" in b.id]
+# Where they are NumPy's: the tensor cores of prefill round the weights of V to 16 bits besides.
+EXACT_BACKENDS = [*(b for b in DEVICE_BACKENDS if "float32" in b.id), *OLD_DEVICE_BACKENDS]
 
 
 @pytest.fixture(params=DEVICE_BACKENDS)
@@ -33,9 +35,15 @@ def cuda_ops(request):
     return make_ops(request.param)
 
 
+@pytest.fixture(params=STEADY_BACKENDS)
+def steady_ops(request):
+    """The same, less those whose last bit may decide between two tokens."""
+    return make_ops(request.param)
+
+
 @pytest.fixture(params=EXACT_BACKENDS)
 def exact_ops(request):
-    """The same, less those whose last bit may decide between two tokens."""
+    """Those that round where NumPy does, and nowhere else."""
     return make_ops(request.param)
 
 
@@ -104,8 +112,8 @@ def test_seeded_draws_with_every_option_are_those_of_numpy(exact_ops):
     assert run(make_engine(exact_ops), PROMPTS, params) == expected
 
 
-def test_on_the_kernels_too_batching_never_changes_the_answer(exact_ops):
+def test_on_the_kernels_too_batching_never_changes_the_answer(steady_ops):
     params = SamplingParams(temperature=0.8, max_tokens=6, seed=2)
-    alone = [run(make_engine(exact_ops), [prompt], params)[0] for prompt in PROMPTS]
+    alone = [run(make_engine(steady_ops), [prompt], params)[0] for prompt in PROMPTS]
     for changes in ({"max_batch_tokens": 6}, {"num_blocks": 13}, {"block_size": 5}):
-        assert run(make_engine(exact_ops, **changes), PROMPTS, params) == alone
+        assert run(make_engine(steady_ops, **changes), PROMPTS, params) == alone

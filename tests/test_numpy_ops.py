@@ -64,8 +64,8 @@ def test_greedy_rows_need_no_upload_and_mixed_ones_do():
     ops = NumpyOps(DTYPES["float32"])
     cold = make_sequence([1, 2], SamplingParams(temperature=0))
     warm = make_sequence([3, 4, 5], SamplingParams(temperature=0.5, top_k=3, seed=9))
-    assert build_sampling_rows([cold, cold], ops).all_greedy
-    rows = build_sampling_rows([cold, warm], ops)
+    assert build_sampling_rows([cold, cold], [2, 2], ops).all_greedy
+    rows = build_sampling_rows([cold, warm], [2, 3], ops)
     assert not rows.all_greedy
     np.testing.assert_array_equal(rows.temperature, np.float32([0, 0.5]))
     np.testing.assert_array_equal(rows.top_k, [0, 3])

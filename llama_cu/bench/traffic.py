@@ -41,6 +41,19 @@ def decode_bytes(config: ModelConfig, itemsize: int, *, context_lens: Iterable[i
     return weights + read_kv_bytes(config, itemsize, context_lens=context_lens)
 
 
+def decode_flops(config: ModelConfig, *, context_lens: Iterable[int]) -> int:
+    """Multiplications and additions of one decode step's products and attention.
+
+    What norms, RoPE and SwiGLU compute is left out.
+    """
+    context_lens = tuple(context_lens)
+    elements = config.num_hidden_layers * layer_elements(config)
+    elements += config.vocab_size * config.hidden_size
+    q_size = config.num_attention_heads * config.head_dim
+    keys = sum(min(n, window or n) for n in context_lens for window in config.sliding_windows)
+    return 2 * elements * len(context_lens) + 4 * q_size * keys
+
+
 def layer_elements(config: ModelConfig) -> int:
     """Elements of one layer's matrices, without biases and norms."""
     shapes = layer_shapes(config).values()

@@ -87,6 +87,11 @@ class TensorSet:
             yield out
 
 
+def has_tensors(folder: Path) -> bool:
+    """Whether a folder has weights beside its config.json."""
+    return (folder / SINGLE).exists() or (folder / INDEX).exists()
+
+
 def open_tensors(folder: str | Path) -> TensorSet:
     """The tensors of a folder or a GGUF file.
 

@@ -30,16 +30,14 @@ def generate(
     model: str,
     prompt: str | list[int],
     *,
-    device: str,
-    dtype: str,
-    max_model_len: int | None,
+    load: dict[str, Any],
     as_json: bool,
     options: dict[str, Any],
 ) -> None:
-    """Print the answer to stdout: its text, or one JSON object."""
+    """Print the answer to stdout: its text, or one JSON object. `load` is for `load_model`."""
     if sys.stdout is None:
         raise OSError("stdout is closed")
-    llm = load_model(model, device=device, dtype=dtype, max_model_len=max_model_len)
+    llm = load_model(model, **load)
     (output,) = llm.generate([prompt], sampling_params(llm, options))
     if as_json:
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
@@ -53,7 +51,7 @@ def generate(
 
 def _parse_ids(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.replace(",", " ").split()]
+        return [int(part) for part in (text.split(",") if "," in text else text.split())]
     except ValueError:
         raise ValueError(
             f"--prompt-ids must be token ids with commas between, got {text!r}"

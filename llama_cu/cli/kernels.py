@@ -22,7 +22,12 @@ _COLUMNS = {
     "spill_bytes": "spill B",
     "stack_bytes": "stack B",
     "static_shared_bytes": "shared B",
+    "warps": "warps/SM",
 }
+
+_REGISTERS = 1 << 16  # of a multiprocessor, in four parts that share no warp
+_MOST_WARPS = {75: 32, 80: 64, 90: 64, 100: 64, 103: 64}
+_MOST_WARPS_ELSEWHERE = 48
 
 
 def show_kernels(arch: str, *, as_json: bool) -> None:
@@ -58,7 +63,25 @@ def measure(arch: int) -> list[Row]:
 def _compile(arch: int, program: tuple[str, list[str]]) -> list[Row]:
     file, names = program
     resources = compile_cubin(file, names, arch=arch).resources
-    return [{"file": file, "kernel": name, **asdict(resources[name])} for name in names]
+    return [
+        {
+            "file": file,
+            "kernel": name,
+            **asdict(resources[name]),
+            "warps": resident_warps(resources[name].registers, arch=arch),
+        }
+        for name in names
+    ]
+
+
+def resident_warps(registers: int, *, arch: int) -> int:
+    """Warps that a multiprocessor holds at a time, by the registers of a thread.
+
+    Shared memory and the size of a block may leave fewer. Table "Technical Specifications per
+    Compute Capability" of the CUDA programming guide; a warp's registers come in 256s.
+    """
+    of_a_warp = -(-32 * registers // 256) * 256
+    return min(_MOST_WARPS.get(arch, _MOST_WARPS_ELSEWHERE), 4 * (_REGISTERS // 4 // of_a_warp))
 
 
 def table(rows: list[Row]) -> list[str]:

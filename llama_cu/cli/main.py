@@ -121,6 +121,7 @@ def chat(
     top_k: opt.TopK = None,
     top_p: opt.TopP = None,
     seed: opt.Seed = None,
+    speculate: opt.Speculate = None,
 ) -> None:
     """Talk with a model. /help inside shows the commands."""
     from llama_cu.cli.chat import run_chat
@@ -129,7 +130,9 @@ def chat(
     options = given(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
-    llm = load_model(model, device=device, dtype=dtype, max_model_len=max_model_len)
+    llm = load_model(
+        model, device=device, dtype=dtype, max_model_len=max_model_len, speculate=speculate
+    )
     raise typer.Exit(run_chat(llm, model=model, system=system, options=options))
 
 
@@ -156,6 +159,7 @@ def generate(
     logprobs: Annotated[
         int | None, typer.Option("--logprobs", help="With --json: the n likeliest tokens too.")
     ] = None,
+    speculate: opt.Speculate = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Answer one prompt, for scripts."""
@@ -176,9 +180,12 @@ def generate(
     command.generate(
         model,
         command.read_prompt(prompt, prompt_ids),
-        device=device,
-        dtype=dtype,
-        max_model_len=max_model_len,
+        load={
+            "device": device,
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "speculate": speculate,
+        },
         as_json=as_json,
         options=options,
     )
@@ -213,6 +220,7 @@ def serve(
     enforce_eager: Annotated[
         bool, typer.Option("--enforce-eager", help="Never use CUDA graphs (to look for faults).")
     ] = False,
+    speculate: opt.Speculate = None,
     max_num_seqs: Annotated[
         int, typer.Option("--max-num-seqs", help="Answers computed at a time.")
     ] = 64,
@@ -252,6 +260,7 @@ def serve(
                 "gpu_memory_utilization": gpu_memory_utilization,
                 "max_num_seqs": max_num_seqs,
                 "enforce_eager": enforce_eager,
+                "speculate": speculate,
                 "max_batch_tokens": max_batch_tokens,
             },
             limits={

@@ -41,4 +41,12 @@ Seed = Annotated[
     int | None, typer.Option("--seed", help="Same seed, same text. Drawn if not given.")
 ]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text. Repeatable.")]
+Speculate = Annotated[
+    str | None,
+    typer.Option(
+        "--speculate",
+        metavar="ngram",
+        help="Guess tokens from the text so far; the answer is the same.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

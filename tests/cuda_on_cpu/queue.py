@@ -91,6 +91,10 @@ class Graph:
         self._owned: dict[int, np.ndarray] = {}
         self._launches: list[tuple[Launch, list[Callable[[], Any]]]] = []
 
+    @property
+    def num_launches(self) -> int:
+        return len(self._launches)
+
     def own(self, array: Array) -> None:
         self._owned[id(owner_of(array))] = array
 
