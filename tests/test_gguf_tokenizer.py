@@ -268,7 +268,7 @@ def test_a_whole_model_answers_in_text_and_stops(tmp_path):
             {"tokenizer.ggml.model": "bert"},
             'tokenizer.ggml.model must be gpt2 or llama, got "bert"',
         ),
-        ({"tokenizer.ggml.pre": "kimi-k2"}, "tokenizer.ggml.pre must be one of default, gpt-2"),
+        ({"tokenizer.ggml.pre": "kimi-k2"}, "tokenizer.ggml.pre must be one of gpt-2, phi-2"),
         ({"tokenizer.ggml.tokens": None}, "tokenizer.ggml.tokens is required and missing"),
         ({"tokenizer.ggml.tokens": [1, 2]}, "tokenizer.ggml.tokens must be an array of strings"),
         ({"tokenizer.ggml.tokens": ["a", "b", "a"]}, "expected no token twice, found 'a'"),
