@@ -324,7 +324,7 @@ class TestProcess:
     def start(self, program_environment):
         started = []
 
-        def start(*options):
+        def start(*options, **process_options):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
@@ -334,6 +334,7 @@ class TestProcess:
                 stderr=subprocess.PIPE,
                 text=True,
                 env=program_environment,
+                **process_options,
             )
             process.port, process.url = port, f"http://127.0.0.1:{port}"
             started.append(process)
@@ -380,6 +381,14 @@ class TestProcess:
         stream.close()
         assert process.returncode == 130 and "Traceback" not in log
         assert '"outcome": "cancelled"' in log
+
+    def test_an_order_to_stop_is_heard_where_a_shell_has_it_ignored(self, start):
+        process = start(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+
+        process.send_signal(signal.SIGINT)
+
+        process.communicate(timeout=20)
+        assert process.returncode == 130
 
     @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="the system has no SIGPIPE")
     def test_a_write_to_a_client_that_has_just_left_does_not_end_it(self, start):

@@ -30,6 +30,9 @@ def serve(
         ) from error
     if hasattr(signal, "SIGPIPE"):  # a client that leaves in mid-write must not end the program
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # The web framework listens to Ctrl-C also where a shell's background job would ignore it; this
+    # makes it end as anywhere.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     name = served_model_name or model_name(find_model(model))
     settings = Settings(model_name=name, **limits)
 
