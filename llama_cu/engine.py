@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice, zip_longest
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llama_cu.batch import Batch
 from llama_cu.checkpoint.rope import rope_row
 from llama_cu.decode_loop import DecodeLoop
 from llama_cu.errors import RequestError
@@ -181,19 +182,18 @@ class Engine:
 
     def _chunk_logits(self, slices: list[Slice]) -> Array:
         """Logits of the slices that complete their sequences."""
-        hidden, batch = self._forward(slices, all_logits=False)
+        hidden, batch = self._forward(slices)
         if any(piece.sequence.lacks_prompt_logprobs for piece in slices):
             self._record_prompt_logprobs(hidden, slices)
         completing = any(piece.completes for piece in slices)
         return self.model.logits(hidden, batch.logit_rows) if completing else None
 
-    def _forward(self, slices: list[Slice], *, all_logits: bool) -> tuple[Array, Any]:
+    def _forward(self, slices: list[Slice]) -> tuple[Array, Batch]:
         batch = build_batch(
             slices,
             self.model.ops,
             block_size=self.cache.block_size,
             rope_row=self._rope_row,
-            all_logits=all_logits,
         )
         return self.model.forward(batch, self.cache), batch
 
@@ -265,6 +265,31 @@ class Engine:
         It is computed alone, in chunks, and leaves nothing in the cache. Raises RequestError when
         it does not fit beside what is running.
         """
+        ops = self.model.ops
+        chunks = [
+            ops.download(self.model.logits(hidden, None)) for hidden, _ in self._alone(sequence)
+        ]
+        return np.concatenate(chunks)
+
+    def logprobs(self, sequence: Sequence, first: int = 1) -> np.ndarray:
+        """Log softmax of each token from number `first` on, given those before it.
+
+        float32 [num_tokens - first], natural logarithms; computed as by `score`.
+        """
+        ops, found = self.model.ops, [np.empty(0, np.float32)]
+        for hidden, positions in self._alone(sequence):
+            begin = max(positions.start, first - 1)
+            end = min(positions.stop, len(sequence) - 1)
+            if begin < end:
+                rows = np.arange(begin, end, dtype=np.int32) - np.int32(positions.start)
+                following = np.array(sequence.token_ids[begin + 1 : end + 1], np.int32)
+                logits = self.model.logits(hidden, ops.upload(rows))
+                of_token, *_ = ops.logprobs(logits, ops.upload(following), 0)
+                found.append(ops.download(of_token))
+        return np.concatenate(found)
+
+    def _alone(self, sequence: Sequence) -> Iterator[tuple[Array, range]]:
+        """`model.forward` of a sequence's chunks, and the positions of each."""
         allocator = self.scheduler.allocator
         needed = -(-len(sequence) // allocator.block_size)
         if needed > allocator.num_free:
@@ -274,15 +299,10 @@ class Engine:
             )
         sequence.block_table = [allocator.allocate() for _ in range(needed)]
         chunk_size = min(self._max_scored_rows, self.scheduler.max_batch_tokens)
-        chunks = []
         try:
-            while sequence.num_computed < len(sequence):
-                remaining = len(sequence) - sequence.num_computed
-                piece = Slice(sequence, min(remaining, chunk_size))
-                hidden, batch = self._forward([piece], all_logits=True)
-                chunk = self.model.logits(hidden, batch.logit_rows)
-                chunks.append(self.model.ops.download(chunk))
-                sequence.num_computed += piece.num_tokens
+            for start in range(0, len(sequence), chunk_size):
+                sequence.num_computed = start
+                piece = Slice(sequence, min(len(sequence) - start, chunk_size))
+                yield self._forward([piece])[0], range(start, start + piece.num_tokens)
         finally:
             allocator.release(sequence.block_table)
-        return np.concatenate(chunks)

@@ -210,13 +210,29 @@ class LLM:
 
     def logits(self, token_ids: Seq[int]) -> np.ndarray:
         """float32 logits at every position: [num_tokens, vocab_size]."""
-        checked = self._prompts.check_ids(token_ids)
-        if len(checked) > self.max_model_len:
-            raise RequestError(
-                f"{len(checked)} tokens are more than max_model_len = {self.max_model_len}"
-            )
+        sequence = self._scored(self._prompts.check_ids(token_ids))
         with self._lock:
-            return self.engine.score(self._sequence(checked, SamplingParams(), 0))
+            return self.engine.score(sequence)
+
+    def logprobs(self, text: Prompt, *, first: int = 1) -> np.ndarray:
+        """Log probability of each token of a text, from number `first` on, given those before.
+
+        Natural logarithms of the softmax at temperature 1, float32 [num_tokens - first]; the tokens
+        are those of `encode(text)`. `perplexity.perplexity` does longer texts. Raises RequestError
+        for a text that does not fit the context, ValueError where `first` is not one of its tokens.
+        """
+        token_ids = self.encode(text)
+        check_integer("first", first, 1, len(token_ids))
+        sequence = self._scored(token_ids)
+        with self._lock:
+            return self.engine.logprobs(sequence, first)
+
+    def _scored(self, token_ids: list[int]) -> Sequence:
+        if len(token_ids) > self.max_model_len:
+            raise RequestError(
+                f"{len(token_ids)} tokens are more than max_model_len = {self.max_model_len}"
+            )
+        return self._sequence(token_ids, SamplingParams(), 0)
 
     @property
     def context_len(self) -> int:

@@ -30,11 +30,11 @@ RopeRow = Callable[[int, int], int]
 
 
 def build_batch(
-    slices: Seq[Slice], ops: Ops, *, block_size: int, rope_row: RopeRow | None, all_logits: bool
+    slices: Seq[Slice], ops: Ops, *, block_size: int, rope_row: RopeRow | None
 ) -> Batch:
     """The batch of these slices; logits are wanted of each slice that completes its sequence.
 
-    `rope_row` None means one row for all. With `all_logits` every token's logits are wanted. A
+    `rope_row` None means one row for all. A
     slice with drafts is a sequence for each of its tokens, with the same blocks: K and V of all
     are there when the first attends, and each computes what it would in a step of its own.
     """
@@ -68,7 +68,7 @@ def build_batch(
             cu_seqlens,
             list(context_lens),
             [block for table in tables for block in (*table, *(0,) * (width - len(table)))],
-            list(range(len(token_ids))) if all_logits else logit_rows,
+            logit_rows,
         ],
     )
     return Batch(

@@ -172,7 +172,7 @@ def test_logits_of_a_draft_are_those_of_its_own_step_bit_for_bit():
         engine = make_engine(ops, max_num_seqs=1)
         sequence = make_sequence(tokens[:4], SamplingParams(temperature=0))
         sequence.block_table = [engine.scheduler.allocator.allocate() for _ in range(4)]
-        engine._forward([Slice(sequence, 3)], all_logits=False)
+        engine._forward([Slice(sequence, 3)])
         sequence.num_computed = 3
         for last in range(4, len(tokens) + 1):
             sequence.token_ids[:] = tokens[:last]

@@ -325,6 +325,37 @@ def bench(
 
 
 @app.command()
+def perplexity(
+    text: Annotated[
+        str, typer.Option("--text", metavar="FILE", help="Text to score, UTF-8; - is stdin.")
+    ],
+    model: opt.Model = "story",
+    context: Annotated[
+        int | None,
+        typer.Option("--context", help="Tokens of a window [default: the model's, at most 2048]."),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option("--stride", help="Tokens between windows [default: half a window]."),
+    ] = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Say how well a model predicts a text: perplexity and bits per byte."""
+    from llama_cu.cli.perplexity import read_text, show_perplexity
+
+    show_perplexity(
+        model,
+        read_text(text),
+        context=context,
+        stride=stride,
+        load={"device": device, "dtype": dtype},
+        as_json=as_json,
+    )
+
+
+@app.command()
 def kernels(
     arch: Annotated[
         str, typer.Option("--arch", help="The GPU's architecture, such as sm_90.")
