@@ -13,6 +13,7 @@ import numpy as np
 
 from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.device import Device
+from llama_cu.quantized import Scheme
 from llama_cu.weight_loading import WeightLoader
 
 Array = Any
@@ -46,6 +47,15 @@ class Ops(Protocol):
 
     def place_weight(self, host: Array) -> Array:
         """`upload` of a weight, in the memory layout that the products read fastest."""
+
+    def quantize(self, weight: Array, scheme: Scheme, *, paired: bool) -> Array:
+        """A weight in fewer bits, which the products take in its place.
+
+        Of an array as a loader gives it, or of a host array where there is none. `paired` is for
+        gate and up. It is worth `quantized.rounded` of it, not rounded to `dtype`; where the device
+        expands it before a product, rounded to `dtype`. ValueError for a weight that
+        `quantized.quantize` refuses, or one of rows that are no whole groups.
+        """
 
     def weight_loader(self) -> WeightLoader | None:
         """A loader that reads files by itself; None where weights are made on the host."""

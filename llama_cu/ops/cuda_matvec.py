@@ -75,7 +75,8 @@ def can_norm(device: Device, x: Array) -> bool:
     by the one kernel today and by the other tomorrow gets the same bits.
     """
     whole = x.shape[1] * x.itemsize % 16 == 0
-    return whole and 2 * staged_bytes(x) <= device.max_shared_bytes
+    few = len(x) <= MAX_MATVEC_ROWS
+    return whole and few and 2 * staged_bytes(x) <= device.max_shared_bytes
 
 
 def matvec(

@@ -26,6 +26,13 @@ from llama_cu.ops.cuda_launch import (
 )
 from llama_cu.ops.cuda_loader import CudaLoader
 from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS, Epilogue, Norm, can_norm, matvec
+from llama_cu.ops.cuda_quantized import (
+    QuantizedMatrix,
+    dequantize,
+    matvec_quantized,
+    multiplies,
+    quantize,
+)
 from llama_cu.ops.cuda_sampling import (
     launch_edit_logits,
     launch_logprobs,
@@ -34,6 +41,7 @@ from llama_cu.ops.cuda_sampling import (
 )
 from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.device import Device
+from llama_cu.quantized import Scheme
 from llama_cu.weight_loading import WeightLoader
 
 Array = Any
@@ -61,6 +69,13 @@ class CudaOps(Ops):
 
     def place_weight(self, host: Array) -> Array:
         return self.upload(host)
+
+    def quantize(self, weight: Array, scheme: Scheme, *, paired: bool) -> Array:
+        flag = self.upload(np.zeros(1, _INT32))
+        packed = quantize(self.device, weight, scheme=scheme, paired=paired, flag=flag)
+        bad = self.download(flag)[0]
+        check(not bad, "a weight is not finite, or is too large for a float16 scale")
+        return packed
 
     def weight_loader(self) -> WeightLoader | None:
         return CudaLoader(self.device, self.dtype, chunk_bytes=_CHUNK_BYTES)
@@ -118,6 +133,9 @@ class CudaOps(Ops):
     def linear(
         self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
     ) -> Array:
+        if self._reads_once(x, weight):
+            return self._matvec(x, weight=weight, bias=bias, residual=residual)
+        weight = self._expanded(weight)
         shape = self._product_shape(x, weight)
         if residual is not None:
             check_array("linear: residual", residual, shape=shape, dtype=self.dtype)
@@ -131,29 +149,29 @@ class CudaOps(Ops):
         return out
 
     def logits(self, x: Array, weight: Array) -> Array:
-        shape = self._product_shape(x, weight)
-        if _are_few(x):
-            return matvec(self.device, x, weight=weight, epilogue=Epilogue.FLOAT32)
-        out = self.device.empty(shape, _FLOAT32)
+        if self._reads_once(x, weight):
+            return self._matvec(x, weight=weight, epilogue=Epilogue.FLOAT32)
+        weight = self._expanded(weight)
+        out = self.device.empty(self._product_shape(x, weight), _FLOAT32)
         self._multiply(x, weight, out=out, beta=0.0)
         return out
 
     def norm_linear(
         self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
     ) -> Array:
-        if not _are_few(x):
+        if not self._reads_once(x, weight):
             return super().norm_linear(x, norm_weight, eps, weight, bias)
         return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.STORE, bias)
 
     def norm_swiglu(
         self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
     ) -> Array:
-        if not _are_few(x):
+        if not self._reads_once(x, weight):
             return super().norm_swiglu(x, norm_weight, eps, weight, bias)
         return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.SWIGLU, bias)
 
     def norm_logits(self, x: Array, norm_weight: Array, eps: float, weight: Array) -> Array:
-        if not _are_few(x):
+        if not self._reads_once(x, weight):
             return super().norm_logits(x, norm_weight, eps, weight)
         return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.FLOAT32, None)
 
@@ -288,11 +306,27 @@ class CudaOps(Ops):
         self, x: Array, norm: Norm, weight: Array, epilogue: Epilogue, bias: Array | None
     ) -> Array:
         """The product of few rows, normed on the way where that is possible, else before."""
-        self._product_shape(x, weight)
         if can_norm(self.device, x):
-            return matvec(self.device, x, weight=weight, bias=bias, norm=norm, epilogue=epilogue)
+            return self._matvec(x, weight=weight, bias=bias, norm=norm, epilogue=epilogue)
         normed = self.rms_norm(x, norm.weight, norm.eps)
-        return matvec(self.device, normed, weight=weight, bias=bias, epilogue=epilogue)
+        return self._matvec(normed, weight=weight, bias=bias, epilogue=epilogue)
+
+    def _reads_once(self, x: Array, weight: Array | QuantizedMatrix) -> bool:
+        """Whether one kernel of ours reads the weight as it is, for all rows."""
+        if isinstance(weight, QuantizedMatrix):
+            return multiplies(self.device, x)
+        return _are_few(x)
+
+    def _matvec(self, x: Array, *, weight: Array | QuantizedMatrix, **options: Any) -> Array:
+        if isinstance(weight, QuantizedMatrix):
+            return matvec_quantized(self.device, x, weight=weight, **options)
+        self._product_shape(x, weight)
+        return matvec(self.device, x, weight=weight, **options)
+
+    def _expanded(self, weight: Array | QuantizedMatrix) -> Array:
+        if isinstance(weight, QuantizedMatrix):
+            return dequantize(self.device, weight, dtype=self.dtype)
+        return weight
 
     def _product_shape(self, x: Array, weight: Array) -> tuple[int, int]:
         shapes = x.ndim == 2 and weight.ndim == 2 and x.shape[1] == weight.shape[1]

@@ -19,6 +19,7 @@ from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRo
 from llama_cu.ops.base import Ops
 from llama_cu.ops.numpy_attention import attention, unseen
 from llama_cu.ops.numpy_sampling import draw, edit, logprobs, mask
+from llama_cu.quantized import Scheme, rounded
 from llama_cu.weight_loading import WeightLoader
 
 Array = Any
@@ -69,6 +70,9 @@ class NumpyOps(Ops):
         placed = flat.reshape(host.shape, order="F" if _has_short_rows(host.shape) else "C")
         placed[...] = host
         return placed
+
+    def quantize(self, weight: Array, scheme: Scheme, *, paired: bool) -> Array:
+        return self.place_weight(rounded(weight, scheme))
 
     def _take_chunk(self, size: int) -> Array:
         if self._chunk.size < size:

@@ -1,0 +1,219 @@
+// matvec.cu with a quantized weight, on tensor cores, which the integers go to as they are:
+//
+//   x, norm_weight, bias, out, logits, and what becomes of a product: as in matvec.cu
+//   quants, scales  a quantized matrix as packed.cuh has it, `paired` for kSwiglu
+//
+//   grid    as many blocks as there are tiles of 16 rows of the weight (for kSwiglu 8 of gate and
+//           8 of up), over the tiles of a block
+//   block   256 threads: 1 << split_log2 warps share a tile, and take its blocks of columns in turn
+//   memory  reads the weight once; 4 loads of 16 bytes of each thread are on their way, also while
+//           x is normed. x is read from L1; NORM keeps num_rows + 1 rows of in_size in dynamic
+//           shared memory
+//   needs   sm_80, T of 16 bits, 1 <= num_rows <= 8 * ROW_TILES, in_size a multiple of 32, products
+//           that an int counts
+//
+// Of 4 bits, each 32 columns make a sum of quants and a sum of x, and then scale * the one + minimum
+// * the other; the sum of x comes from a product with ones, which costs less than adding it up. The
+// order of each sum depends on in_size, BITS and split_log2 alone: not on num_rows or ROW_TILES.
+#include <ptx.cuh>
+
+#include "few_rows.cuh"
+#include "packed.cuh"
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kSteps = 4;  // blocks of columns that a warp has on their way
+
+template <typename T>
+__device__ inline unsigned two(float value);
+template <>
+__device__ inline unsigned two<__half>(float value) {
+  const __half2 both = __float2half2_rn(value);
+  return reinterpret_cast<const unsigned&>(both);
+}
+template <>
+__device__ inline unsigned two<__nv_bfloat16>(float value) {
+  const __nv_bfloat162 both = __float2bfloat162_rn(value);
+  return reinterpret_cast<const unsigned&>(both);
+}
+
+// Both halves of `bits`, numbers of T, less `offset`.
+template <typename T>
+__device__ inline unsigned less(unsigned bits, float offset);
+template <>
+__device__ inline unsigned less<__half>(unsigned bits, float offset) {
+  const __half2 result = __hadd2(reinterpret_cast<const __half2&>(bits), __float2half2_rn(-offset));
+  return reinterpret_cast<const unsigned&>(result);
+}
+template <>
+__device__ inline unsigned less<__nv_bfloat16>(unsigned bits, float offset) {
+  const __nv_bfloat162 result =
+      __hadd2(reinterpret_cast<const __nv_bfloat162&>(bits), __float2bfloat162_rn(-offset));
+  return reinterpret_cast<const unsigned&>(result);
+}
+
+template <typename T>
+constexpr bool kIsHalf = false;
+template <>
+constexpr bool kIsHalf<__half> = true;
+
+// Operand h of a block of 4 bits: a number below 16 in the low bits of 1024 (bfloat16: of 128) is
+// their sum.
+template <typename T>
+__device__ inline void operand4(unsigned word, unsigned (&a)[4]) {
+  constexpr unsigned kOne = kIsHalf<T> ? 0x64006400u : 0x43004300u;
+#pragma unroll
+  for (int r = 0; r < 4; ++r)
+    a[r] = less<T>((word >> (4 * r) & 0x000f000fu) | kOne, kIsHalf<T> ? 1024.0f : 128.0f);
+}
+
+// Operand h of a block of 8 bits. A byte in the low bits of 1024 is their sum; bfloat16 has too few
+// bits, so there it is added to 2^23, and what is left of the float is a bfloat16.
+template <typename T>
+__device__ inline void operand8(unsigned low, unsigned high, unsigned (&a)[4]) {
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    const unsigned word = r < 2 ? low : high;
+    const int first = r % 2 * 2;  // byte
+    if constexpr (kIsHalf<T>) {
+      const unsigned bits = __byte_perm(word, 0x64646464u, 0x4040 + (first + 1) * 0x100 + first);
+      a[r] = less<T>(bits, 1024.0f + 128.0f);
+    } else {
+      constexpr float kOffset = 8388608.0f + 128.0f;
+      const float x = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + first)) - kOffset;
+      const float y = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + first + 1)) - kOffset;
+      a[r] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
+    }
+  }
+}
+
+// One value's way out: of row m of x and output `at` of out_size; `up` for kSwiglu.
+template <typename T>
+__device__ inline void finish(float sum, float up_sum, int m, int output, const T* bias, T* out,
+                              float* logits, int out_size, int epilogue) {
+  const int at = m * out_size + output;
+  if (epilogue == kFloat32) {
+    logits[at] = sum;
+    return;
+  }
+  float addend = epilogue == kAdd ? float(out[at]) : 0.0f;
+  if (bias) addend = float(T(addend + float(bias[output])));
+  T result = T(sum + addend);
+  if (epilogue == kSwiglu) {
+    const float up_addend = bias ? float(T(float(bias[out_size + output]))) : 0.0f;
+    result = T(silu(float(result)) * float(T(up_sum + up_addend)));
+  }
+  out[at] = result;
+}
+
+template <typename T, int BITS, int ROW_TILES, bool NORM>
+__global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
+    matvec_quantized(const T* x, const T* norm_weight, const uint4* quants, const void* scales,
+                     const T* bias, T* out, float* logits, int num_rows, int in_size, int out_size,
+                     float eps, int split_log2, int epilogue) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float partial[kWarps][4 * ROW_TILES][kWarpSize];
+  const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
+  const int warp = threadIdx.x / kWarpSize;
+  const int split = 1 << split_log2, part = warp & (split - 1);
+  const bool paired = epilogue == kSwiglu;
+  const int weight_rows = paired ? 2 * out_size : out_size;
+  const int num_tiles = (weight_rows + kTileRows - 1) / kTileRows;
+  const int tile = blockIdx.x * (kWarps >> split_log2) + (warp >> split_log2);
+  const int num_blocks = (in_size + kColumns<BITS> - 1) / kColumns<BITS>;
+  const int end = tile < num_tiles ? num_blocks : 0;
+
+  uint4 held[kSteps];
+  Vec<__half2> held_scales[BITS == 4 ? kSteps : 1];
+  const auto load = [&](int step, int block) {
+    if (block >= end) return;
+    held[step] = __ldcs(quants + (size_t(tile) * num_blocks + block) * kWarpSize + lane);
+    if constexpr (BITS == 4)
+      held_scales[step] =
+          static_cast<const Vec<__half2>*>(scales)[scales_at(tile, num_blocks, block, g)];
+  };
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) load(step, part + step * split);
+
+  if (NORM) {
+    auto* staged = reinterpret_cast<Vec<T>*>(shared);
+    stage_normed<T, Vec<T>::kLanes, 8>(x, norm_weight, staged, num_rows, in_size, eps);
+    x = reinterpret_cast<const T*>(shared);
+  }
+
+  float sums[ROW_TILES][4] = {};
+  for (int first = part; first < end; first += kSteps * split) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const int block = first + step * split;
+      if (block >= end) break;
+      const unsigned words[4] = {held[step].x, held[step].y, held[step].z, held[step].w};
+#pragma unroll
+      for (int i = 0; i < kGroups<BITS>; ++i) {
+        unsigned a[2][4];
+        if constexpr (BITS == 4) {
+          operand4<T>(words[2 * i], a[0]);
+          operand4<T>(words[2 * i + 1], a[1]);
+        } else {
+          operand8<T>(words[0], words[1], a[0]);
+          operand8<T>(words[2], words[3], a[1]);
+        }
+        const int column = block * kColumns<BITS> + i * 32 + t * 8;
+#pragma unroll
+        for (int n = 0; n < ROW_TILES; ++n) {
+          uint4 own = make_uint4(0, 0, 0, 0);
+          if (n * 8 + g < num_rows && column < in_size)
+            own = *reinterpret_cast<const uint4*>(x + size_t(n * 8 + g) * in_size + column);
+          if constexpr (BITS == 4) {
+            const unsigned ones[4] = {two<T>(1.0f), two<T>(1.0f), two<T>(1.0f), two<T>(1.0f)};
+            float of_quants[4] = {}, of_x[4] = {};
+            mma<T>(of_quants, a[0], own.x, own.y);
+            mma<T>(of_quants, a[1], own.z, own.w);
+            mma<T>(of_x, ones, own.x, own.y);
+            mma<T>(of_x, ones, own.z, own.w);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+              const float2 scale = __half22float2(held_scales[step].lane[2 * i + k / 2]);
+              sums[n][k] = fmaf(scale.x, of_quants[k], fmaf(scale.y, of_x[k], sums[n][k]));
+            }
+          } else {
+            mma<T>(sums[n], a[0], own.x, own.y);
+            mma<T>(sums[n], a[1], own.z, own.w);
+          }
+        }
+      }
+      load(step, block + kSteps * split);
+    }
+  }
+
+  if (split > 1) {
+#pragma unroll
+    for (int n = 0; n < ROW_TILES; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) partial[warp][n * 4 + k][lane] = sums[n][k];
+    __syncthreads();  // every warp's part is there
+  }
+  if (part != 0 || tile >= num_tiles) return;
+#pragma unroll
+  for (int n = 0; n < ROW_TILES; ++n) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      for (int p = 1; p < split; ++p) sums[n][k] += partial[warp + p][n * 4 + k][lane];
+    if constexpr (BITS == 8) {
+      const auto* of_rows = static_cast<const __half*>(scales) + tile * kTileRows + g;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sums[n][k] *= float(of_rows[k / 2 * 8]);
+    }
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const int m = n * 8 + 2 * t + k;
+      if (m >= num_rows) continue;
+      const int low = row_of_tile(tile, g, false, weight_rows, paired);
+      const int high = row_of_tile(tile, g, true, weight_rows, paired);
+      if (low >= 0)
+        finish(sums[n][k], sums[n][k + 2], m, low, bias, out, logits, out_size, epilogue);
+      if (high >= 0 && !paired)
+        finish(sums[n][k + 2], 0.0f, m, high, bias, out, logits, out_size, epilogue);
+    }
+  }
+}
