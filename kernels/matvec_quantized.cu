@@ -12,9 +12,9 @@
 //   needs   sm_80, T of 16 bits, 1 <= num_rows <= 8 * ROW_TILES, in_size a multiple of 32, products
 //           that an int counts
 //
-// Of 4 bits, each 32 columns make a sum of quants and a sum of x, and then scale * the one + minimum
-// * the other; the sum of x comes from a product with ones, which costs less than adding it up. The
-// order of each sum depends on in_size, BITS and split_log2 alone: not on num_rows or ROW_TILES.
+// The operands are the weights rounded to T, those that `dequantize` gives to products with more
+// rows. The order of each sum depends on in_size, BITS and split_log2 alone: not on num_rows or
+// ROW_TILES.
 #include <ptx.cuh>
 
 #include "few_rows.cuh"
@@ -25,66 +25,8 @@ constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kSteps = 4;  // blocks of columns that a warp has on their way
 
 template <typename T>
-__device__ inline unsigned two(float value);
-template <>
-__device__ inline unsigned two<__half>(float value) {
-  const __half2 both = __float2half2_rn(value);
-  return reinterpret_cast<const unsigned&>(both);
-}
-template <>
-__device__ inline unsigned two<__nv_bfloat16>(float value) {
-  const __nv_bfloat162 both = __float2bfloat162_rn(value);
-  return reinterpret_cast<const unsigned&>(both);
-}
-
-// Both halves of `bits`, numbers of T, less `offset`.
-template <typename T>
-__device__ inline unsigned less(unsigned bits, float offset);
-template <>
-__device__ inline unsigned less<__half>(unsigned bits, float offset) {
-  const __half2 result = __hadd2(reinterpret_cast<const __half2&>(bits), __float2half2_rn(-offset));
-  return reinterpret_cast<const unsigned&>(result);
-}
-template <>
-__device__ inline unsigned less<__nv_bfloat16>(unsigned bits, float offset) {
-  const __nv_bfloat162 result =
-      __hadd2(reinterpret_cast<const __nv_bfloat162&>(bits), __float2bfloat162_rn(-offset));
-  return reinterpret_cast<const unsigned&>(result);
-}
-
-template <typename T>
-constexpr bool kIsHalf = false;
-template <>
-constexpr bool kIsHalf<__half> = true;
-
-// Operand h of a block of 4 bits: a number below 16 in the low bits of 1024 (bfloat16: of 128) is
-// their sum.
-template <typename T>
-__device__ inline void operand4(unsigned word, unsigned (&a)[4]) {
-  constexpr unsigned kOne = kIsHalf<T> ? 0x64006400u : 0x43004300u;
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
-    a[r] = less<T>((word >> (4 * r) & 0x000f000fu) | kOne, kIsHalf<T> ? 1024.0f : 128.0f);
-}
-
-// Operand h of a block of 8 bits. A byte in the low bits of 1024 is their sum; bfloat16 has too few
-// bits, so there it is added to 2^23, and what is left of the float is a bfloat16.
-template <typename T>
-__device__ inline void operand8(unsigned low, unsigned high, unsigned (&a)[4]) {
-#pragma unroll
-  for (int r = 0; r < 4; ++r) {
-    const unsigned word = r < 2 ? low : high;
-    const int first = r % 2 * 2;  // byte
-    if constexpr (kIsHalf<T>) {
-      const unsigned bits = __byte_perm(word, 0x64646464u, 0x4040 + (first + 1) * 0x100 + first);
-      a[r] = less<T>(bits, 1024.0f + 128.0f);
-    } else {
-      constexpr float kOffset = 8388608.0f + 128.0f;
-      const float x = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + first)) - kOffset;
-      const float y = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + first + 1)) - kOffset;
-      a[r] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
-    }
-  }
+__device__ inline unsigned bits_of(PairOf<T> pair) {
+  return reinterpret_cast<const unsigned&>(pair);
 }
 
 // One value's way out: of row m of x and output `at` of out_size; `up` for kSwiglu.
@@ -108,7 +50,7 @@ __device__ inline void finish(float sum, float up_sum, int m, int output, const 
 
 template <typename T, int BITS, int ROW_TILES, bool NORM>
 __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
-    matvec_quantized(const T* x, const T* norm_weight, const uint4* quants, const void* scales,
+    matvec_quantized(const T* x, const T* norm_weight, const uint4* quants, const T* scales,
                      const T* bias, T* out, float* logits, int num_rows, int in_size, int out_size,
                      float eps, int split_log2, int epilogue) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -124,17 +66,22 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
   const int end = tile < num_tiles ? num_blocks : 0;
 
   uint4 held[kSteps];
-  Vec<__half2> held_scales[BITS == 4 ? kSteps : 1];
+  Vec<T> held_scales[BITS == 4 ? kSteps : 1];
   const auto load = [&](int step, int block) {
     if (block >= end) return;
     held[step] = __ldcs(quants + (size_t(tile) * num_blocks + block) * kWarpSize + lane);
     if constexpr (BITS == 4)
       held_scales[step] =
-          static_cast<const Vec<__half2>*>(scales)[scales_at(tile, num_blocks, block, g)];
+          reinterpret_cast<const Vec<T>*>(scales)[scales_at(tile, num_blocks, block, g)];
   };
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) load(step, part + step * split);
 
+  PairOf<T> row_scales[2];  // of 8 bits: of rows g and g + 8
+  if constexpr (BITS == 8) {
+    for (int upper = 0; upper < 2; ++upper)
+      row_scales[upper] = twice(end ? scales[tile * kTileRows + g + 8 * upper] : T(0.0f));
+  }
   if (NORM) {
     auto* staged = reinterpret_cast<Vec<T>*>(shared);
     stage_normed<T, Vec<T>::kLanes, 8>(x, norm_weight, staged, num_rows, in_size, eps);
@@ -151,12 +98,19 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
 #pragma unroll
       for (int i = 0; i < kGroups<BITS>; ++i) {
         unsigned a[2][4];
-        if constexpr (BITS == 4) {
-          operand4<T>(words[2 * i], a[0]);
-          operand4<T>(words[2 * i + 1], a[1]);
-        } else {
-          operand8<T>(words[0], words[1], a[0]);
-          operand8<T>(words[2], words[3], a[1]);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+#pragma unroll
+          for (int r = 0; r < 4; ++r) {
+            if constexpr (BITS == 4) {
+              const T* own = held_scales[step].lane + 4 * i + r % 2 * 2;
+              const auto numbers = numbers4<T>(words[2 * i + h], r);
+              a[h][r] = bits_of<T>(__hfma2(numbers, twice(own[0]), twice(own[1])));
+            } else {
+              const auto numbers = numbers8<T>(words[2 * h + r / 2], r % 2 * 2);
+              a[h][r] = bits_of<T>(__hmul2(numbers, row_scales[r % 2]));
+            }
+          }
         }
         const int column = block * kColumns<BITS> + i * 32 + t * 8;
 #pragma unroll
@@ -164,22 +118,8 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
           uint4 own = make_uint4(0, 0, 0, 0);
           if (n * 8 + g < num_rows && column < in_size)
             own = *reinterpret_cast<const uint4*>(x + size_t(n * 8 + g) * in_size + column);
-          if constexpr (BITS == 4) {
-            const unsigned ones[4] = {two<T>(1.0f), two<T>(1.0f), two<T>(1.0f), two<T>(1.0f)};
-            float of_quants[4] = {}, of_x[4] = {};
-            mma<T>(of_quants, a[0], own.x, own.y);
-            mma<T>(of_quants, a[1], own.z, own.w);
-            mma<T>(of_x, ones, own.x, own.y);
-            mma<T>(of_x, ones, own.z, own.w);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-              const float2 scale = __half22float2(held_scales[step].lane[2 * i + k / 2]);
-              sums[n][k] = fmaf(scale.x, of_quants[k], fmaf(scale.y, of_x[k], sums[n][k]));
-            }
-          } else {
-            mma<T>(sums[n], a[0], own.x, own.y);
-            mma<T>(sums[n], a[1], own.z, own.w);
-          }
+          mma<T>(sums[n], a[0], own.x, own.y);
+          mma<T>(sums[n], a[1], own.z, own.w);
         }
       }
       load(step, block + kSteps * split);
@@ -199,11 +139,6 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       for (int p = 1; p < split; ++p) sums[n][k] += partial[warp + p][n * 4 + k][lane];
-    if constexpr (BITS == 8) {
-      const auto* of_rows = static_cast<const __half*>(scales) + tile * kTileRows + g;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) sums[n][k] *= float(of_rows[k / 2 * 8]);
-    }
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       const int m = n * 8 + 2 * t + k;

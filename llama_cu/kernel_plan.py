@@ -14,12 +14,20 @@ from typing import Any
 import numpy as np
 
 from llama_cu.checkpoint.config import ModelConfig
-from llama_cu.checkpoint.weights import LAYER_PARTS, LayerWeights, Weights, layer_shapes
+from llama_cu.checkpoint.weights import (
+    LAYER_PARTS,
+    PAIRED,
+    LayerWeights,
+    Weights,
+    layer_matrices,
+    layer_shapes,
+)
 from llama_cu.engine import Engine
 from llama_cu.kv_cache import allocate_kv_cache
 from llama_cu.model import Llama
 from llama_cu.ops.cuda_ops import CudaOps
 from llama_cu.ops.device import Device, Event, Graph, Kernel, KernelRequest
+from llama_cu.quantized import Scheme, can_quantize
 from llama_cu.sampling_params import SamplingParams
 from llama_cu.sequence import Sequence as Request
 from llama_cu.stopping import StopStrings
@@ -28,25 +36,30 @@ Array = Any
 
 # Sequences decoded together: their products are different kernels.
 _BATCHES = (1, 2, 8)
+_QUANTIZED_BATCHES = (1, 2, 8, 16, 32)
 _PROMPT_LEN = 24
 _MAX_TOKENS = 4
 _BLOCK_SIZE = 16
 
 
 def plan_kernels(
-    config: ModelConfig, dtype: np.dtype[Any], device: Device
+    config: ModelConfig, dtype: np.dtype[Any], device: Device, scheme: Scheme | None = None
 ) -> tuple[KernelRequest, ...]:
-    """The kernels of prompts, of greedy and of drawn tokens; penalties and masks are left out."""
+    """The kernels of prompts, of greedy and of drawn tokens; penalties and masks are left out.
+
+    With a scheme also those that quantize the weights.
+    """
     dry = _DryDevice(device)
     ops = CudaOps(dry, dtype)
     longest = min(config.max_position_embeddings, _PROMPT_LEN + _MAX_TOKENS)
     config = replace(config, num_hidden_layers=1, sliding_windows=config.sliding_windows[:1])
-    model = Llama(config, _weights(config, ops), ops, max_model_len=longest)
-    batch = max(_BATCHES)
+    model = Llama(config, _weights(config, ops, scheme), ops, max_model_len=longest)
+    batches = _BATCHES if scheme is None else _QUANTIZED_BATCHES
+    batch = max(batches)
     num_blocks = batch * -(-longest // _BLOCK_SIZE)
     cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=_BLOCK_SIZE)
     engine = Engine(model, cache, max_batch_tokens=batch * longest, max_num_seqs=batch)
-    for num_sequences in _BATCHES:
+    for num_sequences in batches:
         for temperature in (0.0, 1.0):
             params = SamplingParams(temperature=temperature, top_p=0.9, max_tokens=_MAX_TOKENS)
             for _ in range(num_sequences):
@@ -57,7 +70,7 @@ def plan_kernels(
     return tuple(dry.requests)
 
 
-def _weights(config: ModelConfig, ops: CudaOps) -> Weights:
+def _weights(config: ModelConfig, ops: CudaOps, scheme: Scheme | None) -> Weights:
     shapes = layer_shapes(config)
 
     def stacked(names: Sequence[str]) -> Array | None:
@@ -66,7 +79,11 @@ def _weights(config: ModelConfig, ops: CudaOps) -> Weights:
         rows = sum(shapes[name][0] for name in names)
         return ops.empty((rows, *shapes[names[0]][1:]))
 
-    layer = LayerWeights(**{f.name: stacked(LAYER_PARTS[f.name]) for f in fields(LayerWeights)})
+    parts = {f.name: stacked(LAYER_PARTS[f.name]) for f in fields(LayerWeights)}
+    for name, shape in layer_matrices(config).items():
+        if scheme is not None and can_quantize(shape):
+            parts[name] = ops.quantize(parts[name], scheme, paired=name == PAIRED)
+    layer = LayerWeights(**parts)
     table = ops.empty((config.vocab_size, config.hidden_size))
     norm = ops.empty((config.hidden_size,))
     return Weights(embed_tokens=table, layers=(layer,), norm=norm, lm_head=table)

@@ -29,6 +29,7 @@ from llama_cu.ops.device import Device
 from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.output import Output, TextStream, output_of
 from llama_cu.prompts import Message, Prompt, PromptReader
+from llama_cu.quantized import find_scheme
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 from llama_cu.sequence import Sequence
 from llama_cu.speculation import KINDS, NgramDrafter
@@ -48,7 +49,8 @@ class LLM:
 
     `model` is a folder in Hugging Face layout, or a GGUF file. `device` is auto, cpu, cuda, or a
     Device to run the CUDA kernels on; `dtype` auto, float32, float16 or bfloat16 (auto: the
-    checkpoint's on CUDA, float32 on the CPU).
+    checkpoint's on CUDA, float32 on the CPU). `quantize` int8 or int4 holds the matrices of the
+    layers in so many bits, by `quantized.quantize`; a CPU computes with what they are worth.
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
     answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.
@@ -64,6 +66,7 @@ class LLM:
         *,
         device: str | Device = "auto",
         dtype: str = "auto",
+        quantize: str | None = None,
         max_model_len: int | None = None,
         kv_cache_bytes: int | None = None,
         seed: int | None = None,
@@ -90,6 +93,7 @@ class LLM:
             known = " or ".join(map(repr, KINDS))
             raise ValueError(f"speculate must be {known} or None, got {speculate!r}")
         self._speculate = speculate is not None
+        scheme = find_scheme(quantize)
         if seed is not None:
             check_integer("seed", seed, 0, MAX_SEED)
         check_number("gpu_memory_utilization", gpu_memory_utilization, 0, 1, open_low=True)
@@ -114,7 +118,9 @@ class LLM:
             on_compile=lambda name: report(f"compiling {name}", 0, 0),
         )
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
-        weights = load(checkpoint.path, config, ops, progress=partial(report, "weights"))
+        weights = load(
+            checkpoint.path, config, ops, scheme=scheme, progress=partial(report, "weights")
+        )
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
         per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
         if kv_cache_bytes is None:

@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.weights import Weights, load_weights
 from llama_cu.ops.base import Ops
+from llama_cu.quantized import Scheme
 
 
 def load(
-    folder: Path, config: ModelConfig, ops: Ops, *, progress: Callable[[int, int], None]
+    folder: Path,
+    config: ModelConfig,
+    ops: Ops,
+    *,
+    scheme: Scheme | None = None,
+    progress: Callable[[int, int], None],
 ) -> Weights:
     """The weights of a folder; on a device its kernels are compiled meanwhile.
+
+    A scheme has the matrices of the layers quantized.
 
     progress(done, total) is told of bytes. Errors are those of `load_weights` and
     `Device.prepare`.
     """
     with ops.weight_loader() or nullcontext() as loader, ThreadPoolExecutor(1) as beside:
-        kernels = beside.submit(prepare_kernels, config, ops)
+        kernels = beside.submit(prepare_kernels, config, ops, scheme)
         weights = load_weights(
             folder,
             config,
@@ -29,15 +39,20 @@ def load(
             storage_dtype=ops.storage_dtype,
             place=ops.place_weight,
             loader=loader,
+            quantize=None if scheme is None else partial(_quantize, ops, scheme),
             progress=progress,
         )
         kernels.result()
         return weights
 
 
-def prepare_kernels(config: ModelConfig, ops: Ops) -> None:
+def _quantize(ops: Ops, scheme: Scheme, weight: Any, paired: bool) -> Any:
+    return ops.quantize(weight, scheme, paired=paired)
+
+
+def prepare_kernels(config: ModelConfig, ops: Ops, scheme: Scheme | None = None) -> None:
     """Compile what a device will be asked for by a model of this config, side by side."""
     if ops.device is not None:
         from llama_cu.kernel_plan import plan_kernels  # nothing that a CPU needs to read
 
-        ops.device.prepare(plan_kernels(config, ops.dtype, ops.device))
+        ops.device.prepare(plan_kernels(config, ops.dtype, ops.device, scheme))

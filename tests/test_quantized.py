@@ -30,9 +30,10 @@ from tests.backends import (
 )
 
 EPS = 1e-5
+FLOAT32 = np.dtype(np.float32)
 # in_size, out_size: of the embedded models, SmolLM2 and others, or parts of them; blocks of columns
 # that are not full, tiles that are not, one warp and up to eight that share a tile.
-SHAPES = [(256, 40), (448, 16), (576, 33), (32, 9), (1536, 6), (4864, 24), (96, 100)]
+SHAPES = [(448, 16), (576, 33), (32, 9), (4864, 12), (96, 100)]
 
 
 @pytest.fixture(params=[*DEVICE_BACKENDS, *OLD_DEVICE_BACKENDS])
@@ -62,22 +63,22 @@ def matrix(rng, rows, columns):
 class TestNumbers:
     def test_no_weight_is_further_off_than_half_a_step(self, rng, scheme):
         weight = matrix(rng, 12, 96).astype(np.float32)
-        found = quantize(weight, scheme)
+        found = quantize(weight, scheme, FLOAT32)
         steps = np.repeat(found.scales.astype(np.float64), 96 // found.scales.shape[1], axis=1)
         # Beside it, what rounding of scale and minimum to float16 takes.
         limit = steps / 2 + 2**-10 * np.abs(weight).max(axis=1, keepdims=True)
-        assert (np.abs(dequantize_on_host(found) - weight) <= limit).all()
+        assert (np.abs(dequantize_on_host(found, FLOAT32) - weight) <= limit).all()
         assert np.abs(found.values.astype(int)).max() <= (127 if scheme is INT8 else 15)
 
     def test_int8_takes_the_whole_range_of_a_row(self, rng):
         weight = rng.standard_normal((8, 64)).astype(np.float32)
-        found = quantize(weight, INT8)
+        found = quantize(weight, INT8, FLOAT32)
         assert found.scales.shape == (8, 1) and found.minima is None
         assert (np.abs(found.values).max(axis=1) >= 126).all()
 
     def test_int4_takes_the_whole_range_of_32_neighbours(self, rng):
         weight = rng.standard_normal((8, 64)).astype(np.float32)
-        found = quantize(weight, INT4)
+        found = quantize(weight, INT4, FLOAT32)
         assert found.scales.shape == found.minima.shape == (8, 2)
         assert found.values.dtype == np.uint8
         groups = found.values.reshape(8, 2, 32)
@@ -90,11 +91,11 @@ class TestNumbers:
         else:
             weight = rng.integers(0, 16, (6, 64)) * 0.25 - 1.5
             weight[:, ::32], weight[:, 1::32] = -1.5, 15 * 0.25 - 1.5
-        np.testing.assert_array_equal(rounded(weight, scheme), weight)
+        np.testing.assert_array_equal(rounded(weight, scheme, FLOAT32), weight)
 
     def test_constants_and_zeros_stay(self, scheme):
         weight = np.repeat([[0.0], [2.5], [-0.375]], 64, axis=1)
-        found = rounded(weight, scheme)
+        found = rounded(weight, scheme, FLOAT32)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, weight, rtol=2**-11)
 
@@ -103,11 +104,11 @@ class TestNumbers:
         weight = matrix(rng, 4, 64)
         weight[2, 33] = value
         with pytest.raises(ValueError, match="not finite"):
-            quantize(weight, scheme)
+            quantize(weight, scheme, FLOAT32)
 
     def test_scales_that_no_float16_holds_are_refused(self, scheme):
-        with pytest.raises(ValueError, match="too large for a float16 scale"):
-            quantize(np.full((1, 32), 1e30), scheme)
+        with pytest.raises(ValueError, match="no finite float16 scale"):
+            quantize(np.full((1, 32), 1e30), scheme, FLOAT32)
 
     def test_rows_that_are_no_whole_groups_are_told(self):
         assert can_quantize((5, 64)) and not can_quantize((5, 48)) and not can_quantize((64,))
@@ -120,19 +121,22 @@ def test_a_device_makes_the_numbers_of_the_host(ops, rng, scheme, in_size, out_s
     packed = ops.quantize(ops.upload(weight), scheme, paired=paired)
     assert packed.nbytes == packed_bytes(scheme, weight.shape)
     found = ops.download(dequantize(ops.device, packed, dtype=ops.dtype))
-    np.testing.assert_array_equal(found, rounded(weight, scheme).astype(ops.dtype))
+    np.testing.assert_array_equal(found, rounded(weight, scheme, ops.dtype).astype(ops.dtype))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 6e4])
-def test_a_device_refuses_what_the_host_refuses(ops, rng, scheme, value):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_device_refuses_what_is_not_finite(ops, rng, scheme, value):
     weight = matrix(rng, 20, 64).astype(ops.dtype)
     weight[17, 40] = value
-    if value == 6e4 and ops.dtype != np.float16:
-        weight[17, 40] = 1e8
-    elif value == 6e4:
-        pytest.skip("every float16 has a scale")
-    with pytest.raises(ValueError, match="not finite, or is too large"):
+    with pytest.raises(ValueError, match="not finite, or has no finite scale"):
         ops.quantize(ops.upload(weight), scheme, paired=False)
+
+
+def test_a_device_refuses_scales_that_no_float16_holds(rng, scheme):
+    ops = make_ops(("cpu_device", "float32"))
+    weight = put(ops, np.full((1, 32), -1e30))
+    with pytest.raises(ValueError, match="not finite, or has no finite scale"):
+        ops.quantize(weight, scheme, paired=False)
 
 
 class Problem:
@@ -147,7 +151,8 @@ class Problem:
         self.packed = self._quantized(gate_up[:-1], paired=False)
         self.packed_gate_up = self._quantized(gate_up, paired=True)
         self.weight, self.gate_up = (
-            rounded(w.astype(ops.dtype), scheme).astype(np.float64) for w in (gate_up[:-1], gate_up)
+            rounded(w.astype(ops.dtype), scheme, ops.dtype).astype(np.float64)
+            for w in (gate_up[:-1], gate_up)
         )
 
     def _quantized(self, weight, *, paired):
@@ -196,16 +201,13 @@ class Problem:
 
 
 @pytest.mark.parametrize(("in_size", "out_size"), SHAPES)
-@pytest.mark.parametrize("num_rows", [1, 5, 8, 20, 40])
+@pytest.mark.parametrize("num_rows", [1, 8, 20, 40])
 def test_every_product_is_that_of_the_formula(ops, rng, scheme, num_rows, in_size, out_size):
     problem = Problem(ops, rng, scheme, in_size, out_size, num_rows)
     found, wanted = problem.products(slice(None)), problem.wanted(slice(None))
     assert found.keys() == wanted.keys()
-    as_it_is = multiplies(ops.device, put(ops, problem.x))
     for name, product in found.items():
-        # An expanded weight is rounded once more.
-        limit = TOLERANCE[ops.dtype.name] * (1 if as_it_is else 4)
-        limit = 3e-6 if as_it_is and name == "logits" else limit
+        limit = max(4e-6, 1.5 * TOLERANCE[ops.dtype.name]) if name != "logits" else 3e-6
         assert row_error(got(ops, product), wanted[name]) < limit, name
 
 
@@ -248,7 +250,8 @@ def test_numpy_holds_what_the_numbers_are_worth(rng, scheme):
     weight = matrix(rng, 30, 128).astype(np.float32)
     ops = NumpyOps(DTYPES["bfloat16"])
     held = ops.quantize(weight, scheme, paired=False)
-    np.testing.assert_array_equal(held, rounded(weight, scheme))
+    np.testing.assert_array_equal(held, rounded(weight, scheme, ops.dtype))
+    np.testing.assert_array_equal(held, held.astype(ops.dtype).astype(np.float32))
 
 
 def test_the_split_depends_on_the_shape_alone():

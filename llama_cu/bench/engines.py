@@ -13,8 +13,10 @@ from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.checkpoint.weights import (
     LAYER_PARTS,
+    PAIRED,
     LayerWeights,
     Weights,
+    layer_matrices,
     layer_shapes,
     weight_bytes,
 )
@@ -23,6 +25,7 @@ from llama_cu.errors import BackendUnavailable
 from llama_cu.kv_cache import allocate_kv_cache
 from llama_cu.model import Llama
 from llama_cu.ops.base import Ops
+from llama_cu.quantized import Scheme, can_quantize
 
 Array = Any
 Progress = Callable[[str, int, int], None]
@@ -31,9 +34,16 @@ BLOCK_SIZE = 16
 
 
 def random_weights(
-    ops: Ops, config: ModelConfig, *, seed: int = 0, progress: Progress | None = None
+    ops: Ops,
+    config: ModelConfig,
+    *,
+    seed: int = 0,
+    scheme: Scheme | None = None,
+    progress: Progress | None = None,
 ) -> Weights:
     """Weights of a config's shapes, normal and divided by sqrt(in_size); norms are one.
+
+    A scheme has the matrices of the layers quantized.
 
     Raises BackendUnavailable where they do not fit into the memory that is free.
     """
@@ -48,7 +58,7 @@ def random_weights(
         embed_tokens = _matrix(ops, table, seeds)
         layers = []
         for layer in range(config.num_hidden_layers):
-            layers.append(_random_layer(ops, config, seeds))
+            layers.append(_random_layer(ops, config, seeds, scheme))
             if progress is not None:
                 progress("random weights", layer + 1, config.num_hidden_layers)
         norm = _ones(ops, config.hidden_size)
@@ -60,21 +70,26 @@ def random_weights(
     return Weights(embed_tokens, tuple(layers), norm, lm_head)
 
 
-def _random_layer(ops: Ops, config: ModelConfig, seeds: Iterator[int]) -> LayerWeights:
-    present = layer_shapes(config)
+def _random_layer(
+    ops: Ops, config: ModelConfig, seeds: Iterator[int], scheme: Scheme | None
+) -> LayerWeights:
+    present, matrices = layer_shapes(config), layer_matrices(config)
 
-    def make(parts: tuple[str, ...]) -> Array:
+    def make(field: str) -> Array:
+        if field in matrices:
+            matrix = _matrix(ops, matrices[field], seeds)
+            if scheme is None or not can_quantize(matrices[field]):
+                return matrix
+            return ops.quantize(matrix, scheme, paired=field == PAIRED)
+        parts = LAYER_PARTS[field]
         if parts[0] not in present:
             return None
-        shapes = [present[part] for part in parts]
-        rows = sum(shape[0] for shape in shapes)
-        if len(shapes[0]) == 2:
-            return _matrix(ops, (rows, shapes[0][1]), seeds)
+        rows = sum(present[part][0] for part in parts)
         if parts[0].endswith(".bias"):
             return ops.random_weight((rows,), seed=next(seeds), scale=config.hidden_size**-0.5)
         return _ones(ops, rows)
 
-    return LayerWeights(**{field.name: make(LAYER_PARTS[field.name]) for field in _LAYER_FIELDS})
+    return LayerWeights(**{field.name: make(field.name) for field in _LAYER_FIELDS})
 
 
 _LAYER_FIELDS = fields(LayerWeights)

@@ -28,6 +28,7 @@ from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.kv_cache import kv_bytes_per_token
 from llama_cu.loading import load, prepare_kernels
 from llama_cu.ops.base import Ops
+from llama_cu.quantized import Scheme
 
 _CONTEXTS = (512, 4096)
 _PROMPT_LEN = 2048
@@ -60,11 +61,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the model comes from: a checkpoint folder, or None and random weights."""
+    """Where the model comes from: a checkpoint folder, or None and random weights.
+
+    With a scheme its matrices are quantized.
+    """
 
     name: str
     config: ModelConfig
     folder: Path | None
+    scheme: Scheme | None = None
 
 
 def run_bench(
@@ -88,10 +93,18 @@ def run_bench(
     config = source.config
     progress = progress or (lambda what, done, total: None)
     if source.folder is None:
-        prepare_kernels(config, ops)
-        weights = random_weights(ops, config, progress=progress)
+        prepare_kernels(config, ops, source.scheme)
+        weights = random_weights(ops, config, scheme=source.scheme, progress=progress)
     else:
-        weights = load(source.folder, config, ops, progress=partial(progress, "weights"))
+        weights = load(
+            source.folder,
+            config,
+            ops,
+            scheme=source.scheme,
+            progress=partial(progress, "weights"),
+        )
+    # What a step reads: a CPU holds what the numbers are worth.
+    sizes = _Sizes(config, ops.storage_dtype.itemsize, source.scheme if ops.device else None)
     wanted = _Wanted(config, plan, ops)
     stopwatch = Stopwatch(
         make_engine(
@@ -112,8 +125,7 @@ def run_bench(
         samples = [
             stopwatch.decode(batch_size, context, num_steps=plan.steps) for _ in range(plan.repeats)
         ]
-        itemsize = ops.storage_dtype.itemsize
-        decode.append(_decode_row(config, itemsize, samples, context=context, roofs=roofs))
+        decode.append(_decode_row(sizes, samples, context=context, roofs=roofs))
     ops.synchronize()
     return {
         "llama_cu": __version__,
@@ -123,13 +135,30 @@ def run_bench(
         "dtype": ops.dtype.name,
         "model": source.name,
         "weights": "random" if source.folder is None else "checkpoint",
-        "weight_bytes_per_step": read_weight_bytes(config, ops.storage_dtype.itemsize, num_rows=1),
+        "quantize": None if source.scheme is None else source.scheme.name,
+        "weight_bytes_per_step": read_weight_bytes(
+            config, sizes.itemsize, num_rows=1, scheme=sizes.scheme
+        ),
         "plan": asdict(plan),
         "roofs": asdict(roofs),
         "prefill": prefill,
         "decode": decode,
         "skipped": wanted.skipped,
     }
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What the bytes of a step are counted by."""
+
+    config: ModelConfig
+    itemsize: int
+    scheme: Scheme | None
+
+    def of_step(self, context_lens: Iterable[int]) -> int:
+        return decode_bytes(
+            self.config, self.itemsize, context_lens=context_lens, scheme=self.scheme
+        )
 
 
 class _Wanted:
@@ -200,17 +229,14 @@ def _prefill(
 
 
 def _decode_row(
-    config: ModelConfig, itemsize: int, samples: Sequence[Decoded], *, context: int, roofs: Roofs
+    sizes: _Sizes, samples: Sequence[Decoded], *, context: int, roofs: Roofs
 ) -> dict[str, Any]:
     batch_size = len(samples[0].context_lens)
     step_s = median(sample.seconds / sample.num_steps for sample in samples)
     middle = samples[0].num_steps / 2
     num_bytes = round(
         median(
-            sum(
-                decode_bytes(config, itemsize, context_lens=sample.context_lens_of(step))
-                for step in range(sample.num_steps)
-            )
+            sum(sizes.of_step(sample.context_lens_of(step)) for step in range(sample.num_steps))
             / sample.num_steps
             for sample in samples
         )

@@ -8,16 +8,25 @@ from collections.abc import Iterable
 import numpy as np
 
 from llama_cu.checkpoint.config import ModelConfig
-from llama_cu.checkpoint.weights import layer_shapes, weight_bytes
+from llama_cu.checkpoint.weights import layer_matrices, layer_shapes, weight_bytes
+from llama_cu.ops.cuda_quantized import packed_bytes
+from llama_cu.quantized import Scheme, can_quantize
 
 
-def read_weight_bytes(config: ModelConfig, itemsize: int, *, num_rows: int) -> int:
+def read_weight_bytes(
+    config: ModelConfig, itemsize: int, *, num_rows: int, scheme: Scheme | None = None
+) -> int:
     """Bytes of weights that one decode step of so many sequences reads.
 
     All of them once, but of the embedding table only the rows that are gathered. Where it is
-    lm_head too it is read whole, and the gathered rows are part of that.
+    lm_head too it is read whole, and the gathered rows are part of that. With a scheme the matrices
+    of the layers are packed.
     """
     total = weight_bytes(config, np.dtype(f"V{itemsize}"))
+    for shape in layer_matrices(config).values():
+        if scheme is not None and can_quantize(shape):
+            saved = math.prod(shape) * itemsize - packed_bytes(scheme, shape)
+            total -= config.num_hidden_layers * saved
     if config.tie_word_embeddings:
         return total
     row = config.hidden_size * itemsize
@@ -34,10 +43,16 @@ def read_kv_bytes(config: ModelConfig, itemsize: int, *, context_lens: Iterable[
     )
 
 
-def decode_bytes(config: ModelConfig, itemsize: int, *, context_lens: Iterable[int]) -> int:
+def decode_bytes(
+    config: ModelConfig,
+    itemsize: int,
+    *,
+    context_lens: Iterable[int],
+    scheme: Scheme | None = None,
+) -> int:
     """Bytes that one decode step reads: weights once, and the K and V of every context."""
     context_lens = tuple(context_lens)
-    weights = read_weight_bytes(config, itemsize, num_rows=len(context_lens))
+    weights = read_weight_bytes(config, itemsize, num_rows=len(context_lens), scheme=scheme)
     return weights + read_kv_bytes(config, itemsize, context_lens=context_lens)
 
 

@@ -14,11 +14,14 @@ from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES
 from llama_cu.checkpoint.tensor_set import TensorSet, ignored, open_tensors
 from llama_cu.errors import BackendUnavailable, ModelError
+from llama_cu.quantized import can_quantize
 from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 Progress = Callable[[int, int], None]
 Shapes = dict[str, tuple[int, ...]]
+Quantize = Callable[[Array, bool], Array]
+"""quantize(weight, paired); ValueError for a weight that has no numbers of fewer bits."""
 
 EMBED_TOKENS, NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
@@ -58,6 +61,11 @@ LAYER_PARTS = {
 }
 
 
+# Of these, gate and up are paired in every product.
+MATRICES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+PAIRED = "gate_up_proj"
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
     """All weights of a model; `lm_head` is the same array as `embed_tokens` where they are tied."""
@@ -95,6 +103,18 @@ def layer_shapes(config: ModelConfig) -> Shapes:
     return shapes
 
 
+def layer_matrices(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Shapes of the matrices of LayerWeights."""
+    shapes = layer_shapes(config)
+    return {
+        field: (
+            sum(shapes[part][0] for part in LAYER_PARTS[field]),
+            shapes[LAYER_PARTS[field][0]][1],
+        )
+        for field in MATRICES
+    }
+
+
 def weight_bytes(config: ModelConfig, dtype: np.dtype[Any]) -> int:
     """Bytes of all weights held in `dtype`; tied embeddings count once."""
     vocab = config.vocab_size * config.hidden_size
@@ -112,35 +132,46 @@ def load_weights(
     storage_dtype: np.dtype[Any],
     place: Callable[[Array], Array],
     loader: WeightLoader | None = None,
+    quantize: Quantize | None = None,
     progress: Progress | None = None,
 ) -> Weights:
     """All weights of a folder or a GGUF file, rounded to `dtype` and held in `storage_dtype`.
 
     A loader takes them where they shall stay by itself; without one they are made on the host,
-    and `place` takes each finished array. `progress` gets bytes done and bytes in all. ModelError
-    names file, tensor, expected and found; BackendUnavailable says how much memory is missing.
+    and `place` takes each finished array. `quantize` takes those matrices of the layers whose rows
+    are whole groups instead, and what it returns is held. `progress` gets bytes done and bytes in
+    all, as they would be without it. ModelError names file, tensor, expected and found;
+    BackendUnavailable says how much memory is missing.
     """
     tensors = open_tensors(folder)
     tied_name = _check_tensors(tensors, config)
     total_bytes = weight_bytes(config, storage_dtype)
     done_bytes = 0
 
-    def make(names: tuple[str, ...]) -> Array:
+    def make(names: tuple[str, ...], field: str) -> Array:
+        shape, fewer_bits = tensors.stacked_shape(names), quantize if field in MATRICES else None
         if loader is None:
-            return place(tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype))
-        pieces = tensors.pieces(names, loader.piece_bytes)
-        return loader.load(tensors.stacked_shape(names), pieces)
+            weight = tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype)
+        else:
+            weight = loader.load(shape, tensors.pieces(names, loader.piece_bytes))
+        if fewer_bits is None or not can_quantize(shape):
+            return place(weight) if loader is None else weight
+        try:
+            return fewer_bits(weight, field == PAIRED)
+        except ValueError as error:
+            what = f"{tensors.source}: tensor {', '.join(names)}"
+            raise ModelError(f"{what}: cannot be quantized: {error}") from error
 
-    def load(*names: str) -> Array:
+    def load(*names: str, field: str = "") -> Array:
         nonlocal done_bytes
         try:
-            placed = make(names)
+            placed = make(names, field)
         except MemoryError as error:
             raise BackendUnavailable(
                 f"{tensors.source}: no memory for the weights, {total_bytes} bytes as "
                 f"{storage_dtype}, of which {done_bytes} found room"
             ) from error
-        done_bytes += placed.nbytes
+        done_bytes += math.prod(placed.shape) * storage_dtype.itemsize
         if progress is not None:
             progress(done_bytes, total_bytes)
         return placed
@@ -159,7 +190,9 @@ def _load_layer(load: Callable[..., Array], config: ModelConfig, layer: int) -> 
     present, prefix = layer_shapes(config), f"model.layers.{layer}."
     return LayerWeights(
         **{
-            field: load(*(prefix + part for part in parts)) if parts[0] in present else None
+            field: load(*(prefix + part for part in parts), field=field)
+            if parts[0] in present
+            else None
             for field, parts in LAYER_PARTS.items()
         }
     )

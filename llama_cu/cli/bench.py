@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llama_cu.cli.load import find_model, long_dtype, model_name
 from llama_cu.cli.progress import ProgressBar
 from llama_cu.cli.terminal import note
 from llama_cu.ops.backend import get_ops
+from llama_cu.quantized import find_scheme
 
 
 def bench(
@@ -22,6 +24,7 @@ def bench(
     random: str | None,
     device: str,
     dtype: str,
+    quantize: str | None,
     plan: Plan,
     as_json: bool,
     plot: Path | None,
@@ -32,7 +35,7 @@ def bench(
     """
     if plot is not None:
         check_plotting(plot)
-    source = find_source(model, random)
+    source = replace(find_source(model, random), scheme=find_scheme(quantize))
     with ProgressBar() as progress:
         ops, device_note = get_ops(
             device,
@@ -71,8 +74,9 @@ def table(report: dict[str, Any]) -> list[str]:
     """The report in lines of at most 80 columns."""
     roofs, dtype = report["roofs"], report["dtype"]
     random = " (random weights)" if report["weights"] == "random" else ""
+    bits = f", matrices in {report['quantize']}," if report["quantize"] else ""
     lines = [
-        f"{report['model']}{random} in {dtype} on {report['device']}",
+        f"{report['model']}{random} in {dtype}{bits} on {report['device']}",
         f"reads {roofs['read_bytes_per_s'] / 1e9:.4g} GB/s, multiplies "
         f"{roofs['gemm_flops_per_s'] / 1e12:.4g} TFLOP/s ({roofs['gemm_size']} cubed)",
     ]

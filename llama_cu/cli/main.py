@@ -93,6 +93,7 @@ def story(
     model: opt.Model = "story",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     max_tokens: opt.MaxTokens = 512,
     temperature: opt.Temperature = None,
     top_k: opt.TopK = None,
@@ -106,7 +107,8 @@ def story(
     options = given(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
-    raise typer.Exit(tell_story(model, prompt, device=device, dtype=dtype, options=options))
+    load = {"device": device, "dtype": dtype, "quantize": quantize}
+    raise typer.Exit(tell_story(model, prompt, load=load, options=options))
 
 
 @app.command()
@@ -114,6 +116,7 @@ def chat(
     model: opt.Model = "chat",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     max_model_len: opt.MaxModelLen = None,
     system: Annotated[str | None, typer.Option("--system", help="The system prompt.")] = None,
     max_tokens: opt.MaxTokens = None,
@@ -131,7 +134,12 @@ def chat(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
     llm = load_model(
-        model, device=device, dtype=dtype, max_model_len=max_model_len, speculate=speculate
+        model,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        max_model_len=max_model_len,
+        speculate=speculate,
     )
     raise typer.Exit(run_chat(llm, model=model, system=system, options=options))
 
@@ -147,6 +155,7 @@ def generate(
     ] = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     max_model_len: opt.MaxModelLen = None,
     max_tokens: opt.MaxTokens = 256,
     temperature: opt.Temperature = None,
@@ -183,6 +192,7 @@ def generate(
         load={
             "device": device,
             "dtype": dtype,
+            "quantize": quantize,
             "max_model_len": max_model_len,
             "speculate": speculate,
         },
@@ -209,6 +219,7 @@ def serve(
     ] = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     max_model_len: opt.MaxModelLen = None,
     kv_cache_memory: Annotated[
         str | None, typer.Option("--kv-cache-memory", help="Memory for the KV cache: 512M, 4G.")
@@ -255,6 +266,7 @@ def serve(
             load={
                 "device": device,
                 "dtype": dtype,
+                "quantize": quantize,
                 "max_model_len": max_model_len,
                 "kv_cache_bytes": memory_size("--kv-cache-memory", kv_cache_memory),
                 "gpu_memory_utilization": gpu_memory_utilization,
@@ -291,6 +303,7 @@ def bench(
     ] = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     batch_sizes: Annotated[
         str, typer.Option("--batch-sizes", help="Sequences that decode at a time.")
     ] = "1,8,64",
@@ -320,7 +333,14 @@ def bench(
         steps=steps,
     )
     command.bench(
-        model, random=random, device=device, dtype=dtype, plan=plan, as_json=as_json, plot=plot
+        model,
+        random=random,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        plan=plan,
+        as_json=as_json,
+        plot=plot,
     )
 
 
@@ -340,6 +360,7 @@ def perplexity(
     ] = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Say how well a model predicts a text: perplexity and bits per byte."""
@@ -350,7 +371,7 @@ def perplexity(
         read_text(text),
         context=context,
         stride=stride,
-        load={"device": device, "dtype": dtype},
+        load={"device": device, "dtype": dtype, "quantize": quantize},
         as_json=as_json,
     )
 

@@ -18,6 +18,12 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, f32, f16 or bf16 (or their long names).")
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize", metavar="int8|int4", help="Hold the layers' matrices in 8 or 4 bits."
+    ),
+]
 MaxModelLen = Annotated[
     int | None,
     typer.Option("--max-model-len", help="Longest prompt and answer together, in tokens."),

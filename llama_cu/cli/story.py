@@ -12,9 +12,12 @@ from llama_cu.llm import LLM
 from llama_cu.output import Output
 
 
-def tell_story(model: str, prompt: str, *, device: str, dtype: str, options: dict[str, Any]) -> int:
-    """Stream a story to stdout and its numbers to stderr; the exit code, 130 after Ctrl-C."""
-    llm = load_model(model, device=device, dtype=dtype)
+def tell_story(model: str, prompt: str, *, load: dict[str, Any], options: dict[str, Any]) -> int:
+    """Stream a story to stdout and its numbers to stderr; the exit code, 130 after Ctrl-C.
+
+    `load` is for `load_model`.
+    """
+    llm = load_model(model, **load)
     stream = llm.stream(prompt, sampling_params(llm, options))
     writer = TextWriter()
     with stream, CtrlC() as ctrl_c:

@@ -52,8 +52,7 @@ class Ops(Protocol):
         """A weight in fewer bits, which the products take in its place.
 
         Of an array as a loader gives it, or of a host array where there is none. `paired` is for
-        gate and up. It is worth `quantized.rounded` of it, not rounded to `dtype`; where the device
-        expands it before a product, rounded to `dtype`. ValueError for a weight that
+        gate and up. It is worth `quantized.rounded` of it. ValueError for a weight that
         `quantized.quantize` refuses, or one of rows that are no whole groups.
         """
 

@@ -74,7 +74,7 @@ class CudaOps(Ops):
         flag = self.upload(np.zeros(1, _INT32))
         packed = quantize(self.device, weight, scheme=scheme, paired=paired, flag=flag)
         bad = self.download(flag)[0]
-        check(not bad, "a weight is not finite, or is too large for a float16 scale")
+        check(not bad, "a weight is not finite, or has no finite scale")
         return packed
 
     def weight_loader(self) -> WeightLoader | None:

@@ -11,7 +11,7 @@ from llama_cu.ops.cuda_launch import ceil_div, check, check_array, launch
 from llama_cu.ops.cuda_matvec import Epilogue, Norm
 from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.device import Device
-from llama_cu.quantized import Scheme, can_quantize
+from llama_cu.quantized import Scheme, can_quantize, scale_dtype
 
 Array = Any
 
@@ -42,7 +42,7 @@ class QuantizedMatrix:
     shape: tuple[int, int]
     paired: bool  # gate and up: a tile has rows of both
     quants: Array  # uint8 [num_tiles, num_blocks, 512]
-    scales: Array  # float16 [num_tiles, num_blocks, 64], or [num_tiles, 16] for 8 bits
+    scales: Array  # [num_tiles, num_blocks, 64], or [num_tiles, 16] for 8 bits
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +72,7 @@ def quantize(
     check(num_tiles <= _MAX_TILES, "quantize: {} rows are too many", num_rows)
     quants = device.empty((num_tiles, num_blocks, 512), np.dtype(np.uint8))
     of_blocks = (num_tiles, num_blocks, 64) if scheme.bits == 4 else (num_tiles, _TILE_ROWS)
-    scales = device.empty(of_blocks, np.dtype(np.float16))
+    scales = device.empty(of_blocks, scale_dtype(weight.dtype))
     c_type = C_TYPES[weight.dtype.name]
     sizes = (np.int32(num_rows), np.int32(in_size), np.int32(paired))
     if scheme.bits == 8:
@@ -84,7 +84,7 @@ def quantize(
 
 
 def dequantize(device: Device, matrix: QuantizedMatrix, *, dtype: np.dtype[Any]) -> Array:
-    """The matrix that it stands for, rounded to `dtype`."""
+    """The matrix that it stands for; `dtype` is that of the ops."""
     out = device.empty(matrix.shape, dtype)
     kernel = device.kernel("quantize", "dequantize", C_TYPES[dtype.name], matrix.scheme.bits)
     sizes = (*map(np.int32, matrix.shape), np.int32(matrix.paired))

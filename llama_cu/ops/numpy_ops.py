@@ -72,7 +72,7 @@ class NumpyOps(Ops):
         return placed
 
     def quantize(self, weight: Array, scheme: Scheme, *, paired: bool) -> Array:
-        return self.place_weight(rounded(weight, scheme))
+        return self.place_weight(rounded(weight, scheme, self.dtype))
 
     def _take_chunk(self, size: int) -> Array:
         if self._chunk.size < size:

@@ -52,6 +52,21 @@ inline float __uint_as_float(unsigned x) {
 inline float __int_as_float(int x) {
   return cuda_on_cpu::from_slot<float>(cuda_on_cpu::to_slot(x));
 }
+
+namespace cuda_on_cpu {
+
+// a b + c of half or bfloat16 with an odd last bit where it is no float: rounded to either of them
+// it is what the exact sum is.
+inline float fma_to_odd(float a, float b, float c) {
+  const double exact = double(a) * b + c;
+  const float near = float(exact);
+  if (double(near) == exact || exact != exact) return near;
+  const bool above = __builtin_fabs(double(near)) > __builtin_fabs(exact);
+  return __uint_as_float((__float_as_uint(near) - (above ? 1 : 0)) | 1u);
+}
+
+}  // namespace cuda_on_cpu
+
 inline long long __double_as_longlong(double x) { return (long long)cuda_on_cpu::to_slot(x); }
 inline double __longlong_as_double(long long x) {
   return cuda_on_cpu::from_slot<double>(uint64_t(x));

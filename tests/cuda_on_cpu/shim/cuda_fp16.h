@@ -90,3 +90,7 @@ inline __half __hmin(__half a, __half b) { return __half(fminf(float(a), float(b
 inline bool __hisnan(__half value) { return isnan(float(value)); }
 inline __half2 __hadd2(__half2 a, __half2 b) { return {a.x + b.x, a.y + b.y}; }
 inline __half2 __hmul2(__half2 a, __half2 b) { return {a.x * b.x, a.y * b.y}; }
+inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
+  return {__half(cuda_on_cpu::fma_to_odd(a.x, b.x, c.x)),
+          __half(cuda_on_cpu::fma_to_odd(a.y, b.y, c.y))};
+}
