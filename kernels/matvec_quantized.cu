@@ -15,8 +15,6 @@
 // The operands are the weights rounded to T, those that `dequantize` gives to products with more
 // rows. The order of each sum depends on in_size, BITS and split_log2 alone: not on num_rows or
 // ROW_TILES.
-#include <ptx.cuh>
-
 #include "few_rows.cuh"
 #include "packed.cuh"
 
@@ -88,6 +86,12 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
     x = reinterpret_cast<const T*>(shared);
   }
 
+  const T*
+      x_rows[ROW_TILES];  // past the last row it is the last again; what it gives is not stored
+#pragma unroll
+  for (int n = 0; n < ROW_TILES; ++n)
+    x_rows[n] = x + size_t(min(n * 8 + g, num_rows - 1)) * in_size + t * 8;
+
   float sums[ROW_TILES][4] = {};
   for (int first = part; first < end; first += kSteps * split) {
 #pragma unroll
@@ -112,12 +116,11 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
             }
           }
         }
-        const int column = block * kColumns<BITS> + i * 32 + t * 8;
+        // Beyond the last column weights are zeros, whatever they meet.
+        const int column = min(block * kColumns<BITS> + i * 32, in_size - 32);
 #pragma unroll
         for (int n = 0; n < ROW_TILES; ++n) {
-          uint4 own = make_uint4(0, 0, 0, 0);
-          if (n * 8 + g < num_rows && column < in_size)
-            own = *reinterpret_cast<const uint4*>(x + size_t(n * 8 + g) * in_size + column);
+          const uint4 own = *reinterpret_cast<const uint4*>(x_rows[n] + column);
           mma<T>(sums[n], a[0], own.x, own.y);
           mma<T>(sums[n], a[1], own.z, own.w);
         }

@@ -19,6 +19,8 @@
 // rounded once, so that a product of the operands is one of the matrix that `dequantize` makes.
 #pragma once
 
+#include <ptx.cuh>
+
 #include "common.cuh"
 
 constexpr int kTileRows = 16;
@@ -76,7 +78,7 @@ __device__ inline __nv_bfloat162 twice(__nv_bfloat16 value) { return __bfloat162
 // Register r of an operand of 4 bits, as whole numbers.
 template <typename T>
 __device__ inline PairOf<T> numbers4(unsigned word, int r) {
-  const unsigned bits = (word >> (4 * r) & 0x000f000fu) | Pair<T>::kBase;
+  const unsigned bits = and_or(word >> (4 * r), 0x000f000fu, Pair<T>::kBase);
   return __hadd2(reinterpret_cast<const PairOf<T>&>(bits), twice<T>(-Pair<T>::kOffset));
 }
 

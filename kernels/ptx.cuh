@@ -1,5 +1,5 @@
 // The instructions of the tensor cores and of copies in the background, for which CUDA C++ has no
-// functions: the project's only inline PTX. sm_80 and newer. Include it as <ptx.cuh>: a CPU that
+// functions: the project's only inline PTX. sm_80 and newer, but for and_or. Include it as <ptx.cuh>: a CPU that
 // runs the kernels puts its own in place.
 #pragma once
 
@@ -66,6 +66,13 @@ __device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group
 template <int PENDING>
 __device__ inline void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// a & b | c in one instruction, for which the compiler takes two where b and c are constants.
+__device__ inline unsigned and_or(unsigned a, unsigned b, unsigned c) {
+  unsigned result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+  return result;
 }
 
 // 2^x to 2 units in the last place; exact at 0, and 0 at -inf and where the result is subnormal.

@@ -149,3 +149,5 @@ inline float exp2_approx(float x) {
   const float result = exp2f(fabsf(x) < 1.17549435e-38f ? 0.0f : x);
   return result < 1.17549435e-38f ? 0.0f : result;
 }
+
+inline unsigned and_or(unsigned a, unsigned b, unsigned c) { return (a & b) | c; }
