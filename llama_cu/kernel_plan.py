@@ -15,6 +15,7 @@ import numpy as np
 
 from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.weights import (
+    HEAD,
     LAYER_PARTS,
     PAIRED,
     LayerWeights,
@@ -86,7 +87,10 @@ def _weights(config: ModelConfig, ops: CudaOps, scheme: Scheme | None) -> Weight
     layer = LayerWeights(**parts)
     table = ops.empty((config.vocab_size, config.hidden_size))
     norm = ops.empty((config.hidden_size,))
-    return Weights(embed_tokens=table, layers=(layer,), norm=norm, lm_head=table)
+    head = table
+    if scheme is not None and can_quantize(table.shape):
+        head = ops.quantize(table, scheme.of(HEAD), paired=False)
+    return Weights(embed_tokens=table, layers=(layer,), norm=norm, lm_head=head)
 
 
 def _request(prompt: list[int], params: SamplingParams, longest: int) -> Request:

@@ -50,7 +50,8 @@ class LLM:
     `model` is a folder in Hugging Face layout, or a GGUF file. `device` is auto, cpu, cuda, or a
     Device to run the CUDA kernels on; `dtype` auto, float32, float16 or bfloat16 (auto: the
     checkpoint's on CUDA, float32 on the CPU). `quantize` int8 or int4 holds the matrices of the
-    layers in so many bits, by `quantized.quantize`; a CPU computes with what they are worth.
+    layers in so many bits and the LM head in 8, by `quantized.quantize`; a CPU computes with what
+    they are worth.
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
     answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_cu.checkpoint.config import ModelConfig
-from llama_cu.checkpoint.weights import Weights, load_weights
+from llama_cu.checkpoint.weights import PAIRED, Weights, load_weights
 from llama_cu.ops.base import Ops
 from llama_cu.quantized import Scheme
 
@@ -25,7 +25,7 @@ def load(
 ) -> Weights:
     """The weights of a folder; on a device its kernels are compiled meanwhile.
 
-    A scheme has the matrices of the layers quantized.
+    A scheme has its matrices quantized.
 
     progress(done, total) is told of bytes. Errors are those of `load_weights` and
     `Device.prepare`.
@@ -46,8 +46,8 @@ def load(
         return weights
 
 
-def _quantize(ops: Ops, scheme: Scheme, weight: Any, paired: bool) -> Any:
-    return ops.quantize(weight, scheme, paired=paired)
+def _quantize(ops: Ops, scheme: Scheme, weight: Any, field: str) -> Any:
+    return ops.quantize(weight, scheme.of(field), paired=field == PAIRED)
 
 
 def prepare_kernels(config: ModelConfig, ops: Ops, scheme: Scheme | None = None) -> None:

@@ -20,10 +20,17 @@ _PIECE_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the matrices of the layers are held; embeddings, LM head, norms and biases stay."""
+    """How matrices are held; the embedding table, norms and biases stay as they are.
+
+    Of the LM head a copy is held where it is the embedding table too.
+    """
 
     name: str
     bits: int
+
+    def of(self, field: str) -> Scheme:
+        """That of a field of Weights or LayerWeights: the LM head always has 8 bits."""
+        return INT8 if field == "lm_head" else self
 
 
 INT8 = Scheme("int8", 8)

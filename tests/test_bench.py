@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.cli.main import run
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
+from llama_cu.quantized import INT4
 from tiny import MAX_MODEL_LEN, make_engine, tiny_config
 
 ROOFS = Roofs(1e9, 1e9, 1 << 20, 128)
@@ -60,6 +61,22 @@ def test_biases_and_head_norms_are_read_too():
 
     biases = (64 + 32 + 32) + 48 + 2 * 80 + 48
     assert read == 2 * (2 * (LAYER + biases + 2 * 16) + 48 + TABLE + 48)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_packed_weights_are_read_as_what_a_device_holds(tied):
+    config = replace(tiny_config(tie_word_embeddings=tied), hidden_size=64, intermediate_size=96)
+    device = make_ops(("cpu_device", "float16"))
+    weights = random_weights(device, config, scheme=INT4)
+    held = [
+        array
+        for layer in weights.layers
+        for array in (getattr(layer, field.name) for field in fields(layer))
+        if array is not None
+    ]
+    gathered = 3 * 64 * 2
+    expected = sum(array.nbytes for array in (*held, weights.norm, weights.lm_head)) + gathered
+    assert read_weight_bytes(config, 2, num_rows=3, scheme=INT4) == expected
 
 
 def test_a_step_reads_k_and_v_of_every_context():

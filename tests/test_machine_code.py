@@ -36,6 +36,18 @@ def test_products_of_few_rows_have_eight_wide_loads_of_the_weight_on_their_way(
 
 @pytest.mark.parametrize("arch", [80, 90, 120])
 @pytest.mark.parametrize("c_type", HALVES)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_weights_are_loaded_widely_and_multiplied_on_tensor_cores(
+    arch: int, c_type: str, bits: int
+) -> None:
+    counts = found("matvec_quantized", f"matvec_quantized<{c_type}, {bits}, 1, false>", arch)
+    groups, loads = 8 // bits, 1 + (bits == 4)  # a block's operands are of 32 columns; scales
+    assert counts["HMMA"] >= 4 * groups * 2
+    assert counts["LDG.128"] >= 2 * 4 * loads + 4 * groups  # before the loop, in it, and of x
+
+
+@pytest.mark.parametrize("arch", [80, 90, 120])
+@pytest.mark.parametrize("c_type", HALVES)
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_prefill_multiplies_on_tensor_cores_and_copies_in_the_background(
     arch: int, c_type: str, head_dim: int

@@ -98,12 +98,21 @@ def test_a_model_holds_the_matrices_of_the_layers_in_fewer_bits(folder, quantize
         matrix = getattr(layer, name)
         assert isinstance(matrix, QuantizedMatrix) and matrix.scheme.name == quantize
         assert matrix.paired == (name == "gate_up_proj")
-    assert weights.embed_tokens.dtype == weights.lm_head.dtype == llm.dtype
+    assert weights.embed_tokens.dtype == llm.dtype and weights.lm_head.scheme.name == "int8"
     on_numpy = LLM(folder, device="cpu", quantize=quantize).engine.model.weights.layers[0]
     plain = LLM(folder, device="cpu").engine.model.weights.layers[0]
     np.testing.assert_array_equal(
         on_numpy.down_proj, rounded(plain.down_proj, SCHEMES[quantize], DTYPES["float32"])
     )
+
+
+def test_a_tied_table_is_gathered_from_as_it_is(tmp_path, quantize):
+    config = {**SMALL_LLAMA, "tie_word_embeddings": True}
+    folder = random_checkpoint(tmp_path, config, seed=8)
+    llm = LLM(folder, device=new_device(), quantize=quantize, kv_cache_bytes=1 << 20)
+    weights = llm.engine.model.weights
+    assert weights.embed_tokens.dtype == np.float32 and weights.lm_head.scheme.name == "int8"
+    assert answers(llm) == answers(LLM(folder, device="cpu", quantize=quantize))
 
 
 def test_rows_that_are_no_whole_groups_stay_as_they_are(tmp_path, quantize):

@@ -12,6 +12,7 @@ import numpy as np
 from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.checkpoint.weights import (
+    HEAD,
     LAYER_PARTS,
     PAIRED,
     LayerWeights,
@@ -43,7 +44,7 @@ def random_weights(
 ) -> Weights:
     """Weights of a config's shapes, normal and divided by sqrt(in_size); norms are one.
 
-    A scheme has the matrices of the layers quantized.
+    A scheme has its matrices quantized.
 
     Raises BackendUnavailable where they do not fit into the memory that is free.
     """
@@ -63,6 +64,8 @@ def random_weights(
                 progress("random weights", layer + 1, config.num_hidden_layers)
         norm = _ones(ops, config.hidden_size)
         lm_head = embed_tokens if config.tie_word_embeddings else _matrix(ops, table, seeds)
+        if scheme is not None and can_quantize(table):
+            lm_head = ops.quantize(lm_head, scheme.of(HEAD), paired=False)
     except MemoryError as error:
         raise BackendUnavailable(
             f"{ops.device_name} has no memory for weights of {needed} bytes"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from llama_cu.checkpoint.config import ModelConfig
-from llama_cu.checkpoint.weights import layer_matrices, layer_shapes, weight_bytes
+from llama_cu.checkpoint.weights import HEAD, layer_matrices, layer_shapes, weight_bytes
 from llama_cu.ops.cuda_quantized import packed_bytes
 from llama_cu.quantized import Scheme, can_quantize
 
@@ -20,17 +20,24 @@ def read_weight_bytes(
 
     All of them once, but of the embedding table only the rows that are gathered. Where it is
     lm_head too it is read whole, and the gathered rows are part of that. With a scheme the matrices
-    of the layers are packed.
+    are packed, and lm_head is a matrix of its own.
     """
-    total = weight_bytes(config, np.dtype(f"V{itemsize}"))
-    for shape in layer_matrices(config).values():
-        if scheme is not None and can_quantize(shape):
-            saved = math.prod(shape) * itemsize - packed_bytes(scheme, shape)
-            total -= config.num_hidden_layers * saved
-    if config.tie_word_embeddings:
-        return total
+    table = (config.vocab_size, config.hidden_size)
     row = config.hidden_size * itemsize
-    return total - config.vocab_size * row + num_rows * row
+    total = weight_bytes(config, np.dtype(f"V{itemsize}"))
+    if not config.tie_word_embeddings:
+        total -= config.vocab_size * row - num_rows * row
+    if scheme is None:
+        return total
+    for shape in layer_matrices(config).values():
+        total -= config.num_hidden_layers * _saved_bytes(shape, itemsize, scheme)
+    if can_quantize(table) and config.tie_word_embeddings:
+        total += num_rows * row
+    return total - _saved_bytes(table, itemsize, scheme.of(HEAD))
+
+
+def _saved_bytes(shape: tuple[int, int], itemsize: int, scheme: Scheme) -> int:
+    return math.prod(shape) * itemsize - packed_bytes(scheme, shape) if can_quantize(shape) else 0
 
 
 def read_kv_bytes(config: ModelConfig, itemsize: int, *, context_lens: Iterable[int]) -> int:

@@ -20,8 +20,8 @@ from llama_cu.weight_loading import WeightLoader
 Array = Any
 Progress = Callable[[int, int], None]
 Shapes = dict[str, tuple[int, ...]]
-Quantize = Callable[[Array, bool], Array]
-"""quantize(weight, paired); ValueError for a weight that has no numbers of fewer bits."""
+Quantize = Callable[[Array, str], Array]
+"""quantize(weight, field); ValueError for a weight that has no numbers of fewer bits."""
 
 EMBED_TOKENS, NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
@@ -64,6 +64,7 @@ LAYER_PARTS = {
 # Of these, gate and up are paired in every product.
 MATRICES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 PAIRED = "gate_up_proj"
+HEAD = "lm_head"  # of Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +139,9 @@ def load_weights(
     """All weights of a folder or a GGUF file, rounded to `dtype` and held in `storage_dtype`.
 
     A loader takes them where they shall stay by itself; without one they are made on the host,
-    and `place` takes each finished array. `quantize` takes those matrices of the layers whose rows
-    are whole groups instead, and what it returns is held. `progress` gets bytes done and bytes in
-    all, as they would be without it. ModelError names file, tensor, expected and found;
+    and `place` takes each finished array. `quantize` takes those matrices of the layers, and the LM
+    head, whose rows are whole groups instead, and what it returns is held. `progress` gets bytes
+    done and bytes in all, as they would be without it. ModelError names file, tensor, expected and found;
     BackendUnavailable says how much memory is missing.
     """
     tensors = open_tensors(folder)
@@ -149,15 +150,19 @@ def load_weights(
     done_bytes = 0
 
     def make(names: tuple[str, ...], field: str) -> Array:
-        shape, fewer_bits = tensors.stacked_shape(names), quantize if field in MATRICES else None
+        shape = tensors.stacked_shape(names)
         if loader is None:
             weight = tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype)
         else:
             weight = loader.load(shape, tensors.pieces(names, loader.piece_bytes))
-        if fewer_bits is None or not can_quantize(shape):
-            return place(weight) if loader is None else weight
+        if quantize is not None and field in (*MATRICES, HEAD) and can_quantize(shape):
+            return fewer_bits(weight, field, names)
+        return place(weight) if loader is None else weight
+
+    def fewer_bits(weight: Array, field: str, names: tuple[str, ...]) -> Array:
+        assert quantize is not None
         try:
-            return fewer_bits(weight, field == PAIRED)
+            return quantize(weight, field)
         except ValueError as error:
             what = f"{tensors.source}: tensor {', '.join(names)}"
             raise ModelError(f"{what}: cannot be quantized: {error}") from error
@@ -179,7 +184,9 @@ def load_weights(
     embed_tokens = load(tied_name or EMBED_TOKENS)
     layers = tuple(_load_layer(load, config, layer) for layer in range(config.num_hidden_layers))
     norm = load(NORM)
-    lm_head = embed_tokens if tied_name else load(LM_HEAD)
+    lm_head = embed_tokens if tied_name else load(LM_HEAD, field=HEAD)
+    if tied_name and quantize is not None and can_quantize(embed_tokens.shape):
+        lm_head = fewer_bits(embed_tokens, HEAD, (tied_name,))
     for name in loader.overflows() if loader is not None else ():
         # On the host again, where the value is found that did not fit.
         tensors.stack((name,), dtype=dtype, storage_dtype=storage_dtype)

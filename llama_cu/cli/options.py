@@ -20,9 +20,7 @@ Dtype = Annotated[
 ]
 Quantize = Annotated[
     str | None,
-    typer.Option(
-        "--quantize", metavar="int8|int4", help="Hold the layers' matrices in 8 or 4 bits."
-    ),
+    typer.Option("--quantize", metavar="int8|int4", help="Hold the weights in 8 or 4 bits."),
 ]
 MaxModelLen = Annotated[
     int | None,
