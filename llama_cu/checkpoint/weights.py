@@ -141,8 +141,8 @@ def load_weights(
     A loader takes them where they shall stay by itself; without one they are made on the host,
     and `place` takes each finished array. `quantize` takes those matrices of the layers, and the LM
     head, whose rows are whole groups instead, and what it returns is held. `progress` gets bytes
-    done and bytes in all, as they would be without it. ModelError names file, tensor, expected and found;
-    BackendUnavailable says how much memory is missing.
+    done and bytes in all, as they would be without it. ModelError names file, tensor, expected and
+    found; BackendUnavailable says how much memory is missing.
     """
     tensors = open_tensors(folder)
     tied_name = _check_tensors(tensors, config)
