@@ -3,6 +3,7 @@
 LlamaCuError
 ├── ModelError          the checkpoint cannot be run: missing file, wrong shape, unknown field
 ├── BackendUnavailable  the asked-for backend has no device, driver or library
+├── HubError            a model cannot be fetched
 └── RequestError        this one request cannot be served; the engine goes on
 """
 
@@ -21,3 +22,7 @@ class BackendUnavailable(LlamaCuError):
 
 class RequestError(LlamaCuError):
     """One request cannot be served, for example because it can never fit; the engine goes on."""
+
+
+class HubError(LlamaCuError):
+    """A model cannot be fetched; the message names it, or its file, and what can be done."""

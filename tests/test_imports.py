@@ -20,6 +20,7 @@ HOMES = {
     "cupy": ("llama_cu.ops.cupy_device", "llama_cu.ops.cuda_kernels"),
     "cupy_backends": ("llama_cu.ops.cupy_device", "llama_cu.ops.cuda_kernels"),
     "cuda": ("llama_cu.ops.cuda_kernels", "llama_cu.ops.cublas", "llama_cu.cli.machine"),
+    "huggingface_hub": ("llama_cu.hub.pull",),
     "jinja2": ("llama_cu.checkpoint.",),
     "matplotlib": ("llama_cu.bench.plot",),
     "safetensors": ("llama_cu.checkpoint.",),

@@ -59,7 +59,7 @@ def find_source(model: str | None, random: str | None) -> Source:
             raise ValueError("give either --model or --random")
         return Source(random, random_config(random), None)
     path = find_model(model or "story")
-    return Source(model_name(path), open_config(path), path)
+    return Source(model_name(model or "story"), open_config(path), path)
 
 
 def sizes(option: str, text: str) -> tuple[int, ...]:

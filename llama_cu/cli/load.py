@@ -10,6 +10,8 @@ from typing import Any
 from llama_cu.cli.progress import ProgressBar
 from llama_cu.cli.terminal import note, user_path
 from llama_cu.errors import ModelError
+from llama_cu.hub.names import parse_name
+from llama_cu.hub.store import find_stored, stored_models
 from llama_cu.llm import LLM
 from llama_cu.sampling_params import SamplingParams
 
@@ -22,9 +24,36 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def find_model(model: str) -> Path:
-    """The folder of an embedded model, by its name, or the given folder or file."""
-    if model not in EMBEDDED or Path(model).is_dir():
-        return user_path(model)
+    """The folder or file of a model: of an embedded one, of what is at this path, of a pulled one.
+
+    ModelError for a name of nothing that is here says what is.
+    """
+    path = user_path(model)
+    if model in EMBEDDED and not path.is_dir():
+        return _embedded(model)
+    if path.exists() or _is_path(model):
+        return path
+    stored = find_stored(model)
+    if stored is not None:
+        return stored
+    if parse_name(model) is not None:
+        what = "there is no such folder, and no such model was pulled"
+        raise ModelError(f"{model}: {what}; to fetch it: llama-cu pull {model}")
+    here = ", ".join([*EMBEDDED, *(stored.name for stored in stored_models())])
+    raise ModelError(
+        f"{model}: expected a folder, a .gguf file, or a model's name; here are {here}; "
+        "llama-cu models lists what can be fetched by name"
+    )
+
+
+def _is_path(model: str) -> bool:
+    """Whether a text can only be a path, though there is nothing at it."""
+    return model.startswith(("/", ".", "~")) or (
+        parse_name(model) is None and ("/" in model or model.lower().endswith(".gguf"))
+    )
+
+
+def _embedded(model: str) -> Path:
     # A wheel carries the models inside the package; a checkout has them beside it.
     for folder in (_PACKAGE / "models" / model, _PACKAGE.parent / "models" / model):
         if (folder / "config.json").is_file():
@@ -32,8 +61,11 @@ def find_model(model: str) -> Path:
     raise ModelError(f"the embedded model {model} is not part of this installation; use --model")
 
 
-def model_name(path: Path) -> str:
-    """What a model is called that has no other name: its folder, or its file without .gguf."""
+def model_name(model: str) -> str:
+    """What a model is called: by its own name, its folder's, or its file's without .gguf."""
+    path = user_path(model)
+    if not path.exists():
+        return model
     name = path.resolve().name
     return name[: -len(".gguf")] if name.lower().endswith(".gguf") else name
 

@@ -294,7 +294,7 @@ def bench(
         typer.Option(
             "--model",
             metavar="PATH",
-            help="Model folder or GGUF file, or story (the default) or chat.",
+            help="Model folder, GGUF file, or a model's name [default: story].",
         ),
     ] = None,
     random: Annotated[
@@ -342,6 +342,34 @@ def bench(
         as_json=as_json,
         plot=plot,
     )
+
+
+@app.command()
+def pull(
+    name: Annotated[
+        str, typer.Argument(help="org/name, org/name/file.gguf or an alias; @revision behind it.")
+    ],
+) -> None:
+    """Fetch a model from Hugging Face's hub. What is here already is not fetched again."""
+    from llama_cu.cli.models import pull_model
+
+    pull_model(name)
+
+
+@app.command()
+def models(as_json: opt.AsJson = False) -> None:
+    """List the models that are here, with size and type of the weights."""
+    from llama_cu.cli.models import show_models
+
+    show_models(as_json=as_json)
+
+
+@app.command()
+def rm(name: Annotated[str, typer.Argument(help="The name of a pulled model.")]) -> None:
+    """Delete a pulled model."""
+    from llama_cu.cli.models import remove_model
+
+    remove_model(name)
 
 
 @app.command()

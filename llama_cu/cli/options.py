@@ -11,7 +11,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="PATH",
-        help="Model folder or GGUF file, or story or chat (the embedded models).",
+        help="Model folder, GGUF file, name of a pulled model, or story or chat.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

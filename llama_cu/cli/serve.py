@@ -33,8 +33,8 @@ def serve(
     # The web framework listens to Ctrl-C also where a shell's background job would ignore it; this
     # makes it end as anywhere.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    name = served_model_name or model_name(find_model(model))
-    settings = Settings(model_name=name, **limits)
+    find_model(model)  # a wrong name is an error before the server listens
+    settings = Settings(model_name=served_model_name or model_name(model), **limits)
 
     def load_here() -> LLM:
         llm = load_model(model, **load)
