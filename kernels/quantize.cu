@@ -117,11 +117,24 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Whole numbers times scale, plus minimum, rounded to T: as the operands of a product are.
-template <typename T>
-__device__ inline void scale_pair(PairOf<T> numbers, T scale, T minimum, T* to) {
-  const PairOf<T> pair = __hfma2(numbers, twice(scale), twice(minimum));
+__device__ inline void scale_pair(__half2 numbers, __half scale, __half minimum, __half* to) {
+  const __half2 pair = __hfma2(numbers, twice(scale), twice(minimum));
   to[0] = pair.x;
   to[1] = pair.y;
+}
+
+__device__ inline void scale_pair(__nv_bfloat162 numbers, __nv_bfloat16 scale,
+                                  __nv_bfloat16 minimum, __nv_bfloat16* to) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800  // has no such instruction
+  to[0] = __double2bfloat16(
+      fma(double(float(numbers.x)), double(float(scale)), double(float(minimum))));
+  to[1] = __double2bfloat16(
+      fma(double(float(numbers.y)), double(float(scale)), double(float(minimum))));
+#else
+  const __nv_bfloat162 pair = __hfma2(numbers, twice(scale), twice(minimum));
+  to[0] = pair.x;
+  to[1] = pair.y;
+#endif
 }
 
 __device__ inline void scale_pair(__half2 numbers, __half scale, __half minimum, float* to) {

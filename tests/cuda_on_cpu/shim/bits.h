@@ -55,15 +55,16 @@ inline float __int_as_float(int x) {
 
 namespace cuda_on_cpu {
 
-// a b + c of half or bfloat16 with an odd last bit where it is no float: rounded to either of them
-// it is what the exact sum is.
-inline float fma_to_odd(float a, float b, float c) {
-  const double exact = double(a) * b + c;
+// A float with an odd last bit where the number is none: rounded to half or bfloat16 it is what the
+// number is.
+inline float to_odd(double exact) {
   const float near = float(exact);
   if (double(near) == exact || exact != exact) return near;
   const bool above = __builtin_fabs(double(near)) > __builtin_fabs(exact);
   return __uint_as_float((__float_as_uint(near) - (above ? 1 : 0)) | 1u);
 }
+
+inline float fma_to_odd(float a, float b, float c) { return to_odd(double(a) * b + c); }
 
 }  // namespace cuda_on_cpu
 

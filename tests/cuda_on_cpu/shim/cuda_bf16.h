@@ -96,6 +96,9 @@ inline __nv_bfloat16 __hmin(__nv_bfloat16 a, __nv_bfloat16 b) {
 inline bool __hisnan(__nv_bfloat16 value) { return isnan(float(value)); }
 inline __nv_bfloat162 __hadd2(__nv_bfloat162 a, __nv_bfloat162 b) { return {a.x + b.x, a.y + b.y}; }
 inline __nv_bfloat162 __hmul2(__nv_bfloat162 a, __nv_bfloat162 b) { return {a.x * b.x, a.y * b.y}; }
+inline __nv_bfloat16 __double2bfloat16(double value) {
+  return __nv_bfloat16(cuda_on_cpu::to_odd(value));
+}
 inline __nv_bfloat162 __hfma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) {
   return {__nv_bfloat16(cuda_on_cpu::fma_to_odd(a.x, b.x, c.x)),
           __nv_bfloat16(cuda_on_cpu::fma_to_odd(a.y, b.y, c.y))};
