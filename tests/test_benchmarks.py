@@ -14,18 +14,22 @@ from benchmarks import (
     kernels,
     matvec,
     peers,
+    quantization,
     readme_table,
     roofline,
 )
 from benchmarks.measure import measure
 from benchmarks.report import ROOT, describe_run, durations, rates, ratios, table, write_json
+from llama_cu import LLM
 from llama_cu.bench.engines import make_engine, random_weights
 from llama_cu.bench.roofs import Roofs
 from llama_cu.bench.run import Plan, Source, run_bench
 from llama_cu.bench.speed import Stopwatch
 from llama_cu.bench.traffic import decode_flops, prefill_flops
 from llama_cu.checkpoint.config import load_config
+from llama_cu.cli.load import find_model
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
+from llama_cu.perplexity import perplexity
 from tests.backends import make_cpu_ops
 from tests.checkpoints import random_checkpoint
 from tests.tiny import tiny_config
@@ -275,3 +279,23 @@ def test_gguf_rows_of_q_and_k_are_put_back_in_order():
     unpermuted = convert_gguf.unpermute(rows, 2)
 
     assert unpermuted[:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+
+
+def test_what_quantization_costs_is_measured_against_the_model_as_it_is():
+    text = (ROOT / "benchmarks" / "texts" / "story.txt").read_text()[:400]
+    rows = quantization.measure(find_model("story"), text, dtype="float32")
+
+    plain, int8, int4 = rows
+    assert [row["type"] for row in rows] == ["as it is", "int8", "int4"]
+    expected = perplexity(LLM(find_model("story"), device="cpu"), text)
+    assert plain["perplexity"] == pytest.approx(expected.perplexity)
+    assert 0 < int8["logit_error"] < int4["logit_error"] < 0.3
+    assert 0 < int8["divergence"] < int4["divergence"]
+    assert len(quantization.table(rows)) == 5
+
+
+def test_the_divergence_is_that_of_the_probabilities():
+    wanted, found = np.random.default_rng(3).standard_normal((2, 7, 11))
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (wanted, found))
+    expected = (p * np.log(p / q)).sum(-1).mean()
+    assert quantization.divergence(wanted, found + 5) == pytest.approx(expected)

@@ -101,6 +101,12 @@ def test_nothing_below_the_command_line_imports_what_measures(module):
         assert not [name for name in imports(MODULES[module]) if name.startswith("llama_cu.bench")]
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_command_line_knows_models_by_name(module):
+    if not module.startswith(("llama_cu.cli", "llama_cu.hub")):
+        assert not [name for name in imports(MODULES[module]) if name.startswith("llama_cu.hub")]
+
+
 @pytest.mark.parametrize("room", BELOW)
 def test_a_room_does_not_look_up(room):
     for module in [module for module in MODULES if inside(module, room)]:
