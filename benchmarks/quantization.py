@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.report import describe_run, write_json
 from llama_cu import LLM
-from llama_cu.cli.load import find_model
+from llama_cu.cli.load import find_model, model_name
 from llama_cu.perplexity import perplexity
 from llama_cu.quantized import SCHEMES
 
@@ -38,7 +38,7 @@ def main() -> int:
     rows = measure(find_model(arguments.model), text, dtype=arguments.dtype)
     report = {
         **describe_run(),
-        "model": arguments.model,
+        "model": model_name(arguments.model),
         "text": arguments.text.name,
         "dtype": arguments.dtype,
         "rows": rows,
