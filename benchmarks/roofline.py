@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from llama_cu.bench.shapes import random_config
 from llama_cu.bench.traffic import decode_bytes, decode_flops, prefill_flops
 from llama_cu.checkpoint.config import ModelConfig
+from llama_cu.quantized import find_scheme
 
 ITEMSIZE = 2  # of bfloat16 and float16
 PARTITION = 256  # keys of a block of attention_decode.cu
@@ -30,15 +31,17 @@ class Card:
 
 
 CARDS = (Card("H100 SXM", 3.35e12, 989e12), Card("H200", 4.8e12, 989e12))
-STEPS = (
-    ("llama-3.1-8b", 1, 512),
-    ("llama-3.1-8b", 1, 8192),
-    ("llama-3.1-8b", 1, 32768),
-    ("llama-3.1-8b", 64, 1024),
-    ("llama-3.2-1b", 1, 512),
-    ("qwen2.5-0.5b", 1, 512),
-    ("smollm2-135m", 1, 512),
-    ("story", 1, 256),
+STEPS: tuple[tuple[str, int, int, str | None], ...] = (
+    ("llama-3.1-8b", 1, 512, None),
+    ("llama-3.1-8b", 1, 8192, None),
+    ("llama-3.1-8b", 1, 32768, None),
+    ("llama-3.1-8b", 64, 1024, None),
+    ("llama-3.1-8b", 1, 512, "int8"),
+    ("llama-3.1-8b", 1, 512, "int4"),
+    ("llama-3.2-1b", 1, 512, None),
+    ("qwen2.5-0.5b", 1, 512, None),
+    ("smollm2-135m", 1, 512, None),
+    ("story", 1, 256, None),
 )
 PREFILLS = (("llama-3.1-8b", 2048), ("llama-3.2-1b", 2048), ("smollm2-135m", 2048))
 
@@ -51,14 +54,15 @@ def decode_table() -> Iterator[str]:
     """Lines of Markdown: greedy decode steps, and what the roofs allow."""
     cards = [f"{card.name}: ms, tok/s" for card in CARDS]
     yield from _head("decode step", "GB read", "GFLOP", "launches", *cards)
-    for name, batch_size, context in STEPS:
+    for name, batch_size, context, bits in STEPS:
         config, contexts = random_config(name), (context,) * batch_size
-        num_bytes = decode_bytes(config, ITEMSIZE, context_lens=contexts)
+        scheme = find_scheme(bits)
+        num_bytes = decode_bytes(config, ITEMSIZE, context_lens=contexts, scheme=scheme)
         flops = decode_flops(config, context_lens=contexts)
         roofs = [max(num_bytes / card.bandwidth, flops / card.flops) for card in CARDS]
         launches = decode_launches(config, num_rows=batch_size, context=context)
         yield _line(
-            f"{name}, batch {batch_size}, context {context}",
+            f"{name}{f' {bits}' if bits else ''}, batch {batch_size}, context {context}",
             f"{num_bytes / 1e9:.3f}",
             f"{flops / 1e9:.1f}",
             f"{launches}",
