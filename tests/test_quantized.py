@@ -224,6 +224,14 @@ def test_what_a_row_gives_is_the_same_bits_in_any_company(ops, rng, scheme, in_s
             np.testing.assert_array_equal(got(ops, product), want)
 
 
+def test_a_bias_is_added_to_the_residual_and_rounded_before_the_product(ops, rng, scheme):
+    problem = Problem(ops, rng, scheme, 576, 33, 5)
+    biased = problem._rounded(problem.residual + problem.bias[:-1])
+    want = ops.linear(put(ops, problem.x), problem.packed, None, put(ops, biased))
+    found = problem.products(slice(None))["linear, bias, residual"]
+    np.testing.assert_array_equal(got(ops, found), got(ops, want))
+
+
 def test_fused_norms_give_the_bits_of_the_verbs(ops, rng, scheme):
     problem = Problem(ops, rng, scheme, 576, 33, 3)
     fused, composed = problem.products(slice(None)), problem.products(slice(None), Ops)
