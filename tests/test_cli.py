@@ -54,8 +54,8 @@ def test_help_lists_the_commands_and_imports_nothing_heavy(program_environment):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    commands = ("story", "chat", "generate", "serve", "pull", "models", "rm", "perplexity")
-    for command in (*commands, "kernels", "bench", "info"):
+    commands = ("story", "chat", "generate", "serve", "pull", "models", "rm", "quantize")
+    for command in (*commands, "perplexity", "kernels", "bench", "info"):
         assert f"\n  {command} " in done.stdout
 
 

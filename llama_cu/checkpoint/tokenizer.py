@@ -14,6 +14,8 @@ from llama_cu.errors import ModelError, RequestError
 
 # A character has at most four bytes, so what lies further back cannot be a part of the next one.
 _CONTEXT_TOKENS = 4
+# Where ChatML is from, which stands in for a template.
+_NO_TEMPLATE = "ChatML"
 
 
 class Tokenizer:
@@ -119,6 +121,16 @@ class Tokenizer:
         return self._bytes(token_id, first=True)
 
     @property
+    def library(self) -> Any:
+        """The object of the tokenizers library."""
+        return self._tokenizer
+
+    def own_template(self) -> str | None:
+        """The checkpoint's chat template, None where it has none."""
+        source, template = self._chat_template(None)
+        return None if source == _NO_TEMPLATE else template
+
+    @property
     def stripped(self) -> tuple[str, int]:
         """What is taken off the start of a decoded text: a character, and how often at most."""
         return self._decoding.strip, self._decoding.strip_count
@@ -146,7 +158,7 @@ class Tokenizer:
         if isinstance(template, list):
             template = _named_template(self._config, template, tools)
         if template is None:
-            return "ChatML", CHATML
+            return _NO_TEMPLATE, CHATML
         if not isinstance(template, str):
             raise self._config.refuse("chat_template", "must be a string or named templates")
         return self._config.source, template

