@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import (
     cpu_vs_gpu,
+    gguf_types,
     kernel_cases,
     kernels,
     matvec,
@@ -27,9 +28,11 @@ from llama_cu.bench.run import Plan, Source, run_bench
 from llama_cu.bench.speed import Stopwatch
 from llama_cu.bench.traffic import decode_flops, prefill_flops
 from llama_cu.checkpoint.config import load_config
+from llama_cu.checkpoint.gguf_export import export_gguf
 from llama_cu.cli.load import find_model
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from llama_cu.perplexity import perplexity
+from llama_cu.quantized import INT8
 from tests.backends import make_cpu_ops
 from tests.checkpoints import random_checkpoint
 from tests.tiny import tiny_config
@@ -299,3 +302,16 @@ def test_the_divergence_is_that_of_the_probabilities():
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (wanted, found))
     expected = (p * np.log(p / q)).sum(-1).mean()
     assert quantization.divergence(wanted, found + 5) == pytest.approx(expected)
+
+
+def test_perplexities_of_gguf_files_stand_beside_those_of_llama_cpp(tmp_path):
+    export_gguf(find_model("story"), tmp_path / "it.gguf", INT8)
+    text = (ROOT / "benchmarks" / "texts" / "story.txt").read_text()[:300]
+    row = gguf_types.measure(tmp_path / "it.gguf", text)
+
+    expected = perplexity(LLM(tmp_path / "it.gguf", device="cpu"), text)
+    assert row["perplexity"] == pytest.approx(expected.perplexity)
+    assert sum(row["types"].values()) == pytest.approx(1, abs=0.01) and "Q8_0" in row["types"]
+    assert row["llama.cpp"] is None or row["llama.cpp"] == pytest.approx(expected.perplexity, 0.05)
+    lines = gguf_types.table([row, {**row, "llama.cpp": row["perplexity"] / 2}])
+    assert lines[-1].endswith("| +100.00% |")
