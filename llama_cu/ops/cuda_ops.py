@@ -14,13 +14,18 @@ from llama_cu.ops.cuda_attention import (
     masked_softmax,
     unfused_attention,
 )
-from llama_cu.ops.cuda_heads import launch_rotate_and_store
+from llama_cu.ops.cuda_heads import (
+    launch_head_norm,
+    launch_rope,
+    launch_rope_angles,
+    launch_rotate_and_store,
+    launch_store_kv,
+)
 from llama_cu.ops.cuda_launch import (
     ceil_div,
     check,
     check_array,
     launch,
-    token_stride,
     vector_lanes,
     whole_warps,
 )
@@ -188,59 +193,25 @@ class CudaOps(Ops):
         return out
 
     def head_norm(self, x: Array, weight: Array, eps: float) -> None:
-        num_tokens, num_heads, head_dim = x.shape
-        stride = token_stride("head_norm: x", x, dtype=self.dtype)
-        check_array("head_norm: weight", weight, shape=(head_dim,), dtype=self.dtype)
-        lanes = vector_lanes(self.dtype, head_dim, stride)
-        width = min(32, 1 << (head_dim // lanes - 1).bit_length())
-        kernel = self.device.kernel("rms_norm", "head_norm", self._c_type, lanes)
-        sizes = (np.int32(num_tokens), np.int32(num_heads), np.int32(head_dim), np.int64(stride))
-        grid = (ceil_div(num_tokens * num_heads, 128 // width),)
-        launch(kernel, grid, 128, x, weight, *sizes, np.float32(eps), np.int32(width))
+        check(x.dtype == self.dtype, "head_norm: x must be {}, got {}", self.dtype, x.dtype)
+        launch_head_norm(self.device, x, weight=weight, eps=eps)
 
     def rope_angles(
         self, inv_freq: Array, rope_rows: Array, positions: Array, scaling: float
     ) -> Array:
-        num_tokens, half_dim = positions.shape[0], inv_freq.shape[1]
-        table_shape = (inv_freq.shape[0], half_dim)
-        check_array("rope_angles: inv_freq", inv_freq, shape=table_shape, dtype=_FLOAT32)
-        check_array("rope_angles: rope_rows", rope_rows, shape=(num_tokens,), dtype=_INT32)
-        check_array("rope_angles: positions", positions, shape=(num_tokens,), dtype=_INT32)
-        out = self.device.empty((num_tokens, 2 * half_dim), _FLOAT32)
-        sizes = (np.int32(half_dim), np.float32(scaling))
-        kernel = self.device.kernel("rope", "rope_angles")
-        block = whole_warps(half_dim, high=128)
-        launch(kernel, (num_tokens,), block, inv_freq, rope_rows, positions, out, *sizes)
-        return out
+        tables = {"rope_rows": rope_rows, "positions": positions}
+        return launch_rope_angles(self.device, inv_freq, **tables, scaling=scaling)
 
     def rope(self, x: Array, cos_sin: Array) -> None:
-        num_tokens, num_heads, head_dim = x.shape
-        stride = token_stride("rope: x", x, dtype=self.dtype)
-        check(head_dim % 2 == 0, "rope: head_dim must be even, got {}", head_dim)
-        check_array("rope: cos_sin", cos_sin, shape=(num_tokens, head_dim), dtype=_FLOAT32)
-        lanes = vector_lanes(self.dtype, head_dim // 2, stride)
-        kernel = self.device.kernel("rope", "rope", self._c_type, lanes)
-        sizes = (np.int32(num_heads), np.int32(head_dim // 2), np.int64(stride))
-        block = whole_warps(num_heads * head_dim // 2 // lanes, high=256)
-        launch(kernel, (num_tokens,), block, x, cos_sin, *sizes)
+        check(x.dtype == self.dtype, "rope: x must be {}, got {}", self.dtype, x.dtype)
+        launch_rope(self.device, x, cos_sin=cos_sin)
 
     def store_kv(
         self, k: Array, v: Array, k_cache: Array, v_cache: Array, slot_mapping: Array
     ) -> None:
-        num_tokens, num_kv_heads, head_dim = k.shape
-        stride = token_stride("store_kv: k", k, dtype=self.dtype)
-        same = token_stride("store_kv: v", v, dtype=self.dtype) == stride and v.shape == k.shape
-        check(same, "store_kv: k {} {} and v {} {} differ", k.shape, k.strides, v.shape, v.strides)
-        cache_shape = (*k_cache.shape[:2], num_kv_heads, head_dim)
-        check_array("store_kv: k_cache", k_cache, shape=cache_shape, dtype=self.dtype)
-        check_array("store_kv: v_cache", v_cache, shape=cache_shape, dtype=self.dtype)
-        check_array("store_kv: slot_mapping", slot_mapping, shape=(num_tokens,), dtype=_INT32)
-        width = num_kv_heads * head_dim
-        lanes = vector_lanes(self.dtype, head_dim, stride)
-        kernel = self.device.kernel("kv_cache", "store_kv", self._c_type, lanes)
-        sizes = (np.int32(width), np.int64(stride))
-        block = whole_warps(width // lanes, high=256)
-        launch(kernel, (num_tokens,), block, k, v, k_cache, v_cache, slot_mapping, *sizes)
+        check(k.dtype == self.dtype, "store_kv: k must be {}, got {}", self.dtype, k.dtype)
+        caches = (k_cache, v_cache)
+        launch_store_kv(self.device, k, v, caches=caches, slot_mapping=slot_mapping)
 
     def rotate_and_store(
         self,
