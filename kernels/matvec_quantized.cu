@@ -27,11 +27,17 @@ __device__ inline unsigned bits_of(PairOf<T> pair) {
   return reinterpret_cast<const unsigned&>(pair);
 }
 
+template <typename T, bool HAS_MINIMA>
+__device__ inline PairOf<T> weights(PairOf<T> numbers, Scaling<T> own) {
+  if constexpr (HAS_MINIMA) return __hfma2(numbers, twice(own.scale), twice(own.minimum));
+  return __hmul2(numbers, twice(own.scale));
+}
+
 // One value's way out: of row m of x and output `at` of out_size; `up` for kSwiglu.
 template <typename T>
 __device__ inline void finish(float sum, float up_sum, int m, int output, const T* bias, T* out,
-                              float* logits, int out_size, int epilogue) {
-  const int at = m * out_size + output;
+                              float* logits, int out_size, int out_stride, int epilogue) {
+  const int at = m * out_stride + output;
   if (epilogue == kFloat32) {
     logits[at] = sum;
     return;
@@ -46,11 +52,11 @@ __device__ inline void finish(float sum, float up_sum, int m, int output, const 
   out[at] = result;
 }
 
-template <typename T, int BITS, int ROW_TILES, bool NORM>
+template <typename T, int BITS, int GROUP, int ROW_TILES, bool NORM>
 __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
-    matvec_quantized(const T* x, const T* norm_weight, const uint4* quants, const T* scales,
+    matvec_quantized(const T* x, const T* norm_weight, const unsigned char* quants, const T* scales,
                      const T* bias, T* out, float* logits, int num_rows, int in_size, int out_size,
-                     float eps, int split_log2, int epilogue) {
+                     int out_stride, float eps, int split_log2, int epilogue) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float partial[kWarps][4 * ROW_TILES][kWarpSize];
   const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
@@ -63,22 +69,16 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
   const int num_blocks = (in_size + kColumns<BITS> - 1) / kColumns<BITS>;
   const int end = tile < num_tiles ? num_blocks : 0;
 
-  uint4 held[kSteps];
-  Vec<T> held_scales[BITS == 4 ? kSteps : 1];
+  Held<T, BITS, GROUP> held[kSteps];
   const auto load = [&](int step, int block) {
-    if (block >= end) return;
-    held[step] = __ldcs(quants + (size_t(tile) * num_blocks + block) * kWarpSize + lane);
-    if constexpr (BITS == 4)
-      held_scales[step] =
-          reinterpret_cast<const Vec<T>*>(scales)[scales_at(tile, num_blocks, block, g)];
+    if (block < end) load_block(held[step], quants, scales, tile, num_blocks, block, lane);
   };
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) load(step, part + step * split);
 
-  PairOf<T> row_scales[2];  // of 8 bits: of rows g and g + 8
-  if constexpr (BITS == 8) {
-    for (int upper = 0; upper < 2; ++upper)
-      row_scales[upper] = twice(end ? scales[tile * kTileRows + g + 8 * upper] : T(0.0f));
+  Vec<T, 2> row_scales;
+  if constexpr (GROUP == 0) {
+    if (end) row_scales = load_row_scales(scales, tile, lane);
   }
   if (NORM) {
     auto* staged = reinterpret_cast<Vec<T>*>(shared);
@@ -98,23 +98,16 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
     for (int step = 0; step < kSteps; ++step) {
       const int block = first + step * split;
       if (block >= end) break;
-      const unsigned words[4] = {held[step].x, held[step].y, held[step].z, held[step].w};
 #pragma unroll
       for (int i = 0; i < kGroups<BITS>; ++i) {
         unsigned a[2][4];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int r = 0; r < 4; ++r) {
+          const Scaling<T> own = scaling(held[step], row_scales, i, r, lane);
 #pragma unroll
-          for (int r = 0; r < 4; ++r) {
-            if constexpr (BITS == 4) {
-              const T* own = held_scales[step].lane + 4 * i + r % 2 * 2;
-              const auto numbers = numbers4<T>(words[2 * i + h], r);
-              a[h][r] = bits_of<T>(__hfma2(numbers, twice(own[0]), twice(own[1])));
-            } else {
-              const auto numbers = numbers8<T>(words[2 * h + r / 2], r % 2 * 2);
-              a[h][r] = bits_of<T>(__hmul2(numbers, row_scales[r % 2]));
-            }
-          }
+          for (int h = 0; h < 2; ++h)
+            a[h][r] =
+                bits_of<T>(weights<T, kHasMinima<BITS, GROUP>>(numbers(held[step], i, h, r), own));
         }
         // Beyond the last column weights are zeros, whatever they meet.
         const int column = min(block * kColumns<BITS> + i * 32, in_size - 32);
@@ -149,9 +142,10 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
       const int low = row_of_tile(tile, g, false, weight_rows, paired);
       const int high = row_of_tile(tile, g, true, weight_rows, paired);
       if (low >= 0)
-        finish(sums[n][k], sums[n][k + 2], m, low, bias, out, logits, out_size, epilogue);
+        finish(sums[n][k], sums[n][k + 2], m, low, bias, out, logits, out_size, out_stride,
+               epilogue);
       if (high >= 0 && !paired)
-        finish(sums[n][k + 2], 0.0f, m, high, bias, out, logits, out_size, epilogue);
+        finish(sums[n][k + 2], 0.0f, m, high, bias, out, logits, out_size, out_stride, epilogue);
     }
   }
 }

@@ -24,15 +24,6 @@ __device__ inline void load_elements(const T* from, float (&values)[8]) {
   }
 }
 
-// Of a float32, as S; infinite ones are no scales.
-template <typename S>
-__device__ inline S as_scale(float value, int* flag) {
-  const S scale = S(value);
-  if (fabsf(float(scale)) < infinity()) return scale;
-  *flag = 1;
-  return S(0.0f);
-}
-
 // The scale of a row of 8 bits: its greatest magnitude is 127.
 template <typename T>
 __global__ void row_scales(const T* weight, Scale<T>* scales, int* flag, int num_rows, int in_size,
@@ -72,15 +63,14 @@ __device__ inline unsigned quant(float value, float scale, float low, float high
 
 template <typename T, int BITS>
 __global__ void __launch_bounds__(kThreads)
-    quantize(const T* weight, uint4* quants, Scale<T>* scales, int* flag, int num_rows, int in_size,
-             int paired) {
+    quantize(const T* weight, unsigned char* quants, Scale<T>* scales, int* flag, int num_rows,
+             int in_size, int paired) {
   using S = Scale<T>;
   const int num_blocks = (in_size + kColumns<BITS> - 1) / kColumns<BITS>;
   const int block = (blockIdx.x * kThreads + threadIdx.x) / kWarpSize, tile = blockIdx.y;
   if (block >= num_blocks) return;
   const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-  unsigned words[4] = {};
-  Vec<S> found;
+  Held<S, BITS, BITS == 4 ? 32 : 0> held = {};
 #pragma unroll
   for (int i = 0; i < kGroups<BITS>; ++i) {
     const int column = block * kColumns<BITS> + i * 32 + t * 8;
@@ -92,28 +82,21 @@ __global__ void __launch_bounds__(kThreads)
         load_elements(weight + size_t(row) * in_size + column, values);
       if constexpr (BITS == 4) {
         const Vec<S, 2> own = group_scales<S>(values, flag);
-        found.lane[4 * i + 2 * upper] = own.lane[0];
-        found.lane[4 * i + 2 * upper + 1] = own.lane[1];
+        held.scales.lane[4 * i + 2 * upper] = own.lane[0];
+        held.scales.lane[4 * i + 2 * upper + 1] = own.lane[1];
         const float scale = float(own.lane[0]), minimum = float(own.lane[1]);
 #pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          // Element k is the (k % 2)th of register (k / 2 % 2) * 2 + upper of operand k / 4.
-          const int shift = 4 * (k / 2 % 2 * 2 + upper) + 16 * (k % 2);
-          words[2 * i + k / 4] |= quant(values[k] - minimum, scale, 0.0f, 15.0f) << shift;
-        }
+        for (int k = 0; k < 8; ++k)
+          put(held, quant(values[k] - minimum, scale, 0.0f, 15.0f), i, upper, k);
       } else {
         const float scale = float(scales[tile * kTileRows + g + 8 * upper]);
 #pragma unroll
         for (int k = 0; k < 8; ++k)
-          words[k / 2] |= (quant(values[k], scale, -127.0f, 127.0f) + 128)
-                          << (8 * (k % 2 + 2 * upper));
+          put(held, quant(values[k], scale, -127.0f, 127.0f) + 128, i, upper, k);
       }
     }
   }
-  quants[(size_t(tile) * num_blocks + block) * kWarpSize + lane] =
-      make_uint4(words[0], words[1], words[2], words[3]);
-  if (BITS == 4 && t == 0)
-    reinterpret_cast<Vec<S>*>(scales)[scales_at(tile, num_blocks, block, g)] = found;
+  store_block(held, quants, scales, tile, num_blocks, block, lane);
 }
 
 // Whole numbers times scale, plus minimum, rounded to T: as the operands of a product are.
@@ -143,20 +126,19 @@ __device__ inline void scale_pair(__half2 numbers, __half scale, __half minimum,
 }
 
 // What a quantized matrix stands for.
-template <typename T, int BITS>
+template <typename T, int BITS, int GROUP>
 __global__ void __launch_bounds__(kThreads)
-    dequantize(const uint4* quants, const Scale<T>* scales, T* weight, int num_rows, int in_size,
-               int paired) {
+    dequantize(const unsigned char* quants, const Scale<T>* scales, T* weight, int num_rows,
+               int in_size, int paired) {
   using S = Scale<T>;
   const int num_blocks = (in_size + kColumns<BITS> - 1) / kColumns<BITS>;
   const int block = (blockIdx.x * kThreads + threadIdx.x) / kWarpSize, tile = blockIdx.y;
   if (block >= num_blocks) return;
   const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-  const uint4 own = quants[(size_t(tile) * num_blocks + block) * kWarpSize + lane];
-  const unsigned words[4] = {own.x, own.y, own.z, own.w};
-  Vec<S> found;
-  if (BITS == 4)
-    found = reinterpret_cast<const Vec<S>*>(scales)[scales_at(tile, num_blocks, block, g)];
+  Held<S, BITS, GROUP> held;
+  load_block(held, quants, scales, tile, num_blocks, block, lane);
+  Vec<S, 2> row_scales;
+  if constexpr (GROUP == 0) row_scales = load_row_scales(scales, tile, lane);
 #pragma unroll
   for (int i = 0; i < kGroups<BITS>; ++i) {
     const int column = block * kColumns<BITS> + i * 32 + t * 8;
@@ -167,20 +149,11 @@ __global__ void __launch_bounds__(kThreads)
       alignas(16) T values[8];
 #pragma unroll
       for (int k = 0; k < 8; k += 2) {
-        if constexpr (BITS == 4) {
-          const S scale = found.lane[4 * i + 2 * upper],
-                  minimum = found.lane[4 * i + 2 * upper + 1];
-          const auto pair = numbers4<S>(words[2 * i + k / 4], k / 2 % 2 * 2 + upper);
-          scale_pair(pair, scale, minimum, values + k);
-        } else {
-          const S scale = scales[tile * kTileRows + g + 8 * upper];
-          scale_pair(numbers8<S>(words[k / 2], 2 * upper), scale, S(0.0f), values + k);
-        }
+        const int r = k / 2 % 2 * 2 + upper;
+        const Scaling<S> own = scaling(held, row_scales, i, r, lane);
+        scale_pair(numbers(held, i, k / 4, r), own.scale, own.minimum, values + k);
       }
-      auto* to = reinterpret_cast<Vec<T>*>(weight + size_t(row) * in_size + column);
-#pragma unroll
-      for (int v = 0; v < 8 / Vec<T>::kLanes; ++v)
-        to[v] = reinterpret_cast<const Vec<T>*>(values)[v];
+      store_elements(values, weight + size_t(row) * in_size + column);
     }
   }
 }

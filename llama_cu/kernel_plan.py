@@ -7,8 +7,9 @@ what the real run will ask for, because it is the real run.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,20 @@ from llama_cu.checkpoint.weights import (
     HEAD,
     LAYER_PARTS,
     PAIRED,
+    TABLE,
+    BlockTypes,
     LayerWeights,
     Weights,
+    keeps,
     layer_matrices,
     layer_shapes,
 )
 from llama_cu.engine import Engine
+from llama_cu.gguf_quants import BlockType
 from llama_cu.kv_cache import allocate_kv_cache
 from llama_cu.model import Llama
 from llama_cu.ops.cuda_ops import CudaOps
+from llama_cu.ops.cuda_quantized import expand, repack, stacked
 from llama_cu.ops.device import Device, Event, Graph, Kernel, KernelRequest
 from llama_cu.quantized import Scheme, can_quantize
 from llama_cu.sampling_params import SamplingParams
@@ -44,18 +50,25 @@ _BLOCK_SIZE = 16
 
 
 def plan_kernels(
-    config: ModelConfig, dtype: np.dtype[Any], device: Device, scheme: Scheme | None = None
+    config: ModelConfig,
+    dtype: np.dtype[Any],
+    device: Device,
+    scheme: Scheme | None = None,
+    kinds: Sequence[BlockTypes] = (),
 ) -> tuple[KernelRequest, ...]:
     """The kernels of prompts, of greedy and of drawn tokens; penalties and masks are left out.
 
-    With a scheme also those that quantize the weights.
+    With a scheme also those that quantize the weights; with kinds of layers in blocks those that
+    pack or expand them.
     """
     dry = _DryDevice(device)
     ops = CudaOps(dry, dtype)
     longest = min(config.max_position_embeddings, _PROMPT_LEN + _MAX_TOKENS)
-    config = replace(config, num_hidden_layers=1, sliding_windows=config.sliding_windows[:1])
-    model = Llama(config, _weights(config, ops, scheme), ops, max_model_len=longest)
-    batches = _BATCHES if scheme is None else _QUANTIZED_BATCHES
+    num_layers = max(1, len(kinds))
+    windows = config.sliding_windows[:1] * num_layers
+    config = replace(config, num_hidden_layers=num_layers, sliding_windows=windows)
+    model = Llama(config, _weights(config, ops, scheme, kinds), ops, max_model_len=longest)
+    batches = _QUANTIZED_BATCHES if scheme or kinds else _BATCHES
     batch = max(batches)
     num_blocks = batch * -(-longest // _BLOCK_SIZE)
     cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=_BLOCK_SIZE)
@@ -71,26 +84,67 @@ def plan_kernels(
     return tuple(dry.requests)
 
 
-def _weights(config: ModelConfig, ops: CudaOps, scheme: Scheme | None) -> Weights:
-    shapes = layer_shapes(config)
+def _weights(
+    config: ModelConfig, ops: CudaOps, scheme: Scheme | None, kinds: Sequence[BlockTypes]
+) -> Weights:
+    shapes, matrices = layer_shapes(config), layer_matrices(config)
+    flag = ops.device.empty((1,), np.dtype(np.int32))
 
-    def stacked(names: Sequence[str]) -> Array | None:
-        if names[0] not in shapes:
-            return None
-        rows = sum(shapes[name][0] for name in names)
-        return ops.empty((rows, *shapes[names[0]][1:]))
+    def made(field: str, rows: Sequence[int], in_size: int, types: Sequence[BlockType]) -> Array:
+        """A matrix as it will be held, of tensors of so many rows each."""
+        shape = (sum(rows), in_size)
+        whole = types and all(in_size % own.block_size == 0 for own in types)
+        raws = [
+            (own, ops.device.empty((size, own.num_bytes((in_size,))), np.dtype(np.uint8)))
+            for own, size in (_joined(types, rows) if whole else ())
+        ]
+        if raws and keeps(field, types):
+            options: dict[str, Any] = {"in_size": in_size, "paired": field == PAIRED, "flag": flag}
+            parts = [
+                repack(ops.device, raw, block_type=own, dtype=ops.dtype, **options)
+                for own, raw in raws
+            ]
+            return stacked(parts)
+        weight = ops.empty(shape)
+        for own, raw in raws:
+            out = weight[: len(raw)]
+            expand(ops.device, raw, block_type=own, in_size=in_size, out=out, flag=flag)
+        if scheme is None or field == TABLE or not can_quantize(shape):
+            return weight
+        return ops.quantize(weight, scheme.of(field), paired=field == PAIRED)
 
-    parts = {f.name: stacked(LAYER_PARTS[f.name]) for f in fields(LayerWeights)}
-    for name, shape in layer_matrices(config).items():
-        if scheme is not None and can_quantize(shape):
-            parts[name] = ops.quantize(parts[name], scheme, paired=name == PAIRED)
-    layer = LayerWeights(**parts)
-    table = ops.empty((config.vocab_size, config.hidden_size))
-    norm = ops.empty((config.hidden_size,))
+    def layer(types: BlockTypes) -> LayerWeights:
+        parts: dict[str, Array | None] = {}
+        for field in (f.name for f in fields(LayerWeights)):
+            names = LAYER_PARTS[field]
+            if field in matrices:
+                own_rows = [shapes[name][0] for name in names]
+                parts[field] = made(field, own_rows, matrices[field][1], types.get(field, ()))
+            elif names[0] in shapes:
+                rows = sum(shapes[name][0] for name in names)
+                parts[field] = ops.empty((rows, *shapes[names[0]][1:]))
+            else:
+                parts[field] = None
+        return LayerWeights(**parts)
+
+    rows, width = [config.vocab_size], config.hidden_size
+    types = kinds[0] if kinds else {}
+    table = made(TABLE, rows, width, types.get(TABLE, ()))
     head = table
-    if scheme is not None and can_quantize(table.shape):
-        head = ops.quantize(table, scheme.of(HEAD), paired=False)
-    return Weights(embed_tokens=table, layers=(layer,), norm=norm, lm_head=head)
+    if scheme is not None or HEAD in types:
+        head = made(HEAD, rows, width, types.get(HEAD, ()))
+    return Weights(
+        embed_tokens=table,
+        layers=tuple(layer(kind) for kind in kinds or [{}]),
+        norm=ops.empty((config.hidden_size,)),
+        lm_head=head,
+    )
+
+
+def _joined(types: Sequence[BlockType], rows: Sequence[int]) -> Iterator[tuple[BlockType, int]]:
+    """Types, and rows of neighbours of the same type together."""
+    for own, group in groupby(zip(types, rows, strict=True), lambda pair: pair[0]):
+        yield own, sum(size for _, size in group)
 
 
 def _request(prompt: list[int], params: SamplingParams, longest: int) -> Request:

@@ -29,7 +29,7 @@ from llama_cu.ops.device import Device
 from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.output import Output, TextStream, output_of
 from llama_cu.prompts import Message, Prompt, PromptReader
-from llama_cu.quantized import find_scheme
+from llama_cu.quantized import EXPANDED, find_scheme
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 from llama_cu.sequence import Sequence
 from llama_cu.speculation import KINDS, NgramDrafter
@@ -51,7 +51,8 @@ class LLM:
     Device to run the CUDA kernels on; `dtype` auto, float32, float16 or bfloat16 (auto: the
     checkpoint's on CUDA, float32 on the CPU). `quantize` int8 or int4 holds the matrices of the
     layers in so many bits and the LM head in 8, by `quantized.quantize`; a CPU computes with what
-    they are worth.
+    they are worth. Without it a GPU keeps those of a GGUF file in as many bits as the file has;
+    `none` expands them to `dtype`.
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
     answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.
@@ -120,7 +121,12 @@ class LLM:
         )
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
         weights = load(
-            checkpoint.path, config, ops, scheme=scheme, progress=partial(report, "weights")
+            checkpoint.path,
+            config,
+            ops,
+            scheme=scheme,
+            expand=quantize == EXPANDED,
+            progress=partial(report, "weights"),
         )
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
         per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)

@@ -19,6 +19,14 @@ _PIECE_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a matrix is packed: bits of a number, and neighbours that share a scale (0: the row)."""
+
+    bits: int
+    group: int
+
+
+@dataclass(frozen=True)
 class Scheme:
     """How matrices are held; the embedding table, norms and biases stay as they are.
 
@@ -26,23 +34,25 @@ class Scheme:
     """
 
     name: str
-    bits: int
+    form: Form
 
     def of(self, field: str) -> Scheme:
         """That of a field of Weights or LayerWeights: the LM head always has 8 bits."""
         return INT8 if field == "lm_head" else self
 
 
-INT8 = Scheme("int8", 8)
-INT4 = Scheme("int4", 4)
+INT8 = Scheme("int8", Form(8, 0))
+INT4 = Scheme("int4", Form(4, GROUP_SIZE))
+EXPANDED = "none"  # instead of a scheme: blocks of a GGUF file are expanded
 SCHEMES = {scheme.name: scheme for scheme in (INT8, INT4)}
 
 
 def find_scheme(name: str | None) -> Scheme | None:
-    """The scheme of a name; ValueError for one that is none."""
-    if name is None or name in SCHEMES:
+    """The scheme of a name, None for None and EXPANDED; ValueError for one that is none."""
+    if name is None or name == EXPANDED or name in SCHEMES:
         return SCHEMES.get(name or "")
-    raise ValueError(f"quantize must be one of {', '.join(SCHEMES)} or None, got {name!r}")
+    known = ", ".join((*SCHEMES, EXPANDED))
+    raise ValueError(f"quantize must be one of {known} or None, got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ def quantize(weight: Array, scheme: Scheme, dtype: np.dtype[Any]) -> Quants:
     weight = np.ascontiguousarray(weight, np.float32)
     if not np.isfinite(weight).all():
         raise ValueError("a weight is not finite")
-    make = _quantize8 if scheme.bits == 8 else _quantize4
+    make = _quantize8 if scheme.form.bits == 8 else _quantize4
     return make(weight, scale_dtype(dtype))
 
 
@@ -92,7 +102,7 @@ def dequantize(quants: Quants, dtype: np.dtype[Any]) -> np.ndarray:
     values *= quants.scales.astype(np.float64)[:, :, None]
     if quants.minima is not None:
         values += quants.minima.astype(np.float64)[:, :, None]
-    return _rounded_once(values.reshape(num_rows, in_size), dtype)
+    return rounded_once(values.reshape(num_rows, in_size), dtype)
 
 
 def rounded(weight: Array, scheme: Scheme, dtype: np.dtype[Any]) -> np.ndarray:
@@ -107,7 +117,7 @@ def rounded(weight: Array, scheme: Scheme, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def _quantize8(weight: np.ndarray, dtype: np.dtype[Any]) -> Quants:
-    scales = _scales(np.abs(weight).max(axis=1, keepdims=True) / np.float32(127), dtype)
+    scales = finite_scales(np.abs(weight).max(axis=1, keepdims=True) / np.float32(127), dtype)
     values = np.clip(np.rint(_divided(weight, scales)), -127, 127).astype(np.int8)
     return Quants(INT8, values, scales, None)
 
@@ -116,7 +126,10 @@ def _quantize4(weight: np.ndarray, dtype: np.dtype[Any]) -> Quants:
     groups = weight.reshape(len(weight), -1, GROUP_SIZE)
     low, high = groups.min(axis=2), groups.max(axis=2)
     with np.errstate(over="ignore"):
-        scales, minima = _scales((high - low) / np.float32(15), dtype), _scales(low, dtype)
+        scales, minima = (
+            finite_scales((high - low) / np.float32(15), dtype),
+            finite_scales(low, dtype),
+        )
     above = groups - minima.astype(np.float32)[:, :, None]
     values = np.clip(np.rint(_divided(above, scales[:, :, None])), 0, 15).astype(np.uint8)
     return Quants(INT4, values.reshape(weight.shape), scales, minima)
@@ -130,7 +143,8 @@ def _divided(numbers: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return quotients
 
 
-def _scales(numbers: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+def finite_scales(numbers: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Scales or minima rounded to a dtype; ValueError where one is not finite."""
     with np.errstate(over="ignore"):
         scales: np.ndarray = numbers.astype(dtype)
     if not np.isfinite(scales.astype(np.float32)).all():
@@ -138,7 +152,7 @@ def _scales(numbers: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     return scales
 
 
-def _rounded_once(exact: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+def rounded_once(exact: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """float64 rounded to a dtype of 16 bits or to float32, as float32.
 
     By way of float32 with an odd last bit where it is inexact, from which either way is right:

@@ -151,7 +151,7 @@ def test_the_program_writes_a_file_that_it_reads(tmp_path, capsys):
     assert run(["quantize", "story", str(out), "--to", "q4"]) == 2
     assert run(["quantize", str(out), str(out)]) == 2
     error = capsys.readouterr().err
-    for words in ("must be the name of a .gguf file", "quantize must be one of int8, int4",
+    for words in ("must be the name of a .gguf file", "--to must be one of int8, int4",
                   "must be another file than the model"):  # fmt: skip
         assert words in error
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llama_cu.checkpoint.gguf_quants import BLOCK_TYPES, BY_NUMBER, OTHER_TYPES
+from llama_cu.gguf_quants import BLOCK_TYPES, BY_NUMBER, OTHER_TYPES
 from tests.gguf_files import TYPES, random_blocks, slow_values
 
 

@@ -119,7 +119,7 @@ class TestNumbers:
 def test_a_device_makes_the_numbers_of_the_host(ops, rng, scheme, in_size, out_size, paired):
     weight = matrix(rng, 2 * out_size, in_size).astype(ops.dtype)
     packed = ops.quantize(ops.upload(weight), scheme, paired=paired)
-    assert packed.nbytes == packed_bytes(scheme, weight.shape)
+    assert packed.nbytes == packed_bytes(scheme.form, weight.shape)
     found = ops.download(dequantize(ops.device, packed, dtype=ops.dtype))
     np.testing.assert_array_equal(found, rounded(weight, scheme, ops.dtype).astype(ops.dtype))
 
@@ -265,8 +265,12 @@ def test_numpy_holds_what_the_numbers_are_worth(rng, scheme):
 def test_the_split_depends_on_the_shape_alone():
     # Llama 3.1 8B: every product fills a GPU, and no warp is left with too little.
     shapes = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096)}
-    assert {n: split_log2(INT4, s) for n, s in shapes.items()} == {"qkv": 3, "o": 3, "gate_up": 1}
-    assert split_log2(INT4, (4096, 64)) == 0
+    assert {n: split_log2(INT4.form, s) for n, s in shapes.items()} == {
+        "qkv": 3,
+        "o": 3,
+        "gate_up": 1,
+    }
+    assert split_log2(INT4.form, (4096, 64)) == 0
 
 
 def test_what_does_not_fit_is_refused(rng, scheme):

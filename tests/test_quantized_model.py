@@ -14,7 +14,7 @@ from llama_cu.kernel_plan import plan_kernels
 from llama_cu.ops.cuda_ops import CudaOps
 from llama_cu.ops.cuda_quantized import QuantizedMatrix
 from llama_cu.ops.numpy_ops import DTYPES
-from llama_cu.quantized import SCHEMES, rounded
+from llama_cu.quantized import INT8, SCHEMES, rounded
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint
 from tests.cuda_on_cpu import CpuDevice, NoCompiler
 from tests.cuda_on_cpu.build import find_compiler
@@ -96,9 +96,9 @@ def test_a_model_holds_the_matrices_of_the_layers_in_fewer_bits(folder, quantize
     layer = weights.layers[0]
     for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"):
         matrix = getattr(layer, name)
-        assert isinstance(matrix, QuantizedMatrix) and matrix.scheme.name == quantize
+        assert isinstance(matrix, QuantizedMatrix) and matrix.form == SCHEMES[quantize].form
         assert matrix.paired == (name == "gate_up_proj")
-    assert weights.embed_tokens.dtype == llm.dtype and weights.lm_head.scheme.name == "int8"
+    assert weights.embed_tokens.dtype == llm.dtype and weights.lm_head.form == INT8.form
     on_numpy = LLM(folder, device="cpu", quantize=quantize).engine.model.weights.layers[0]
     plain = LLM(folder, device="cpu").engine.model.weights.layers[0]
     np.testing.assert_array_equal(
@@ -111,7 +111,7 @@ def test_a_tied_table_is_gathered_from_as_it_is(tmp_path, quantize):
     folder = random_checkpoint(tmp_path, config, seed=8)
     llm = LLM(folder, device=new_device(), quantize=quantize, kv_cache_bytes=1 << 20)
     weights = llm.engine.model.weights
-    assert weights.embed_tokens.dtype == np.float32 and weights.lm_head.scheme.name == "int8"
+    assert weights.embed_tokens.dtype == np.float32 and weights.lm_head.form == INT8.form
     assert answers(llm) == answers(LLM(folder, device="cpu", quantize=quantize))
 
 
@@ -139,7 +139,9 @@ def test_a_weight_that_has_no_scale_is_named(tmp_path, quantize, on_device):
 
 
 def test_a_scheme_of_another_name_is_refused(folder):
-    with pytest.raises(ValueError, match="quantize must be one of int8, int4 or None, got 'q2'"):
+    with pytest.raises(
+        ValueError, match="quantize must be one of int8, int4, none or None, got 'q2'"
+    ):
         LLM(folder, quantize="q2")
 
 

@@ -22,9 +22,10 @@ from llama_cu.bench.engines import (
 )
 from llama_cu.bench.roofs import Roofs, measure_roofs
 from llama_cu.bench.speed import Decoded, Stopwatch, tokens_beside_context
-from llama_cu.bench.traffic import decode_bytes, prefill_flops, read_weight_bytes
+from llama_cu.bench.traffic import held_weight_bytes, prefill_flops, read_kv_bytes
 from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.rope import default_max_model_len
+from llama_cu.checkpoint.weights import Weights
 from llama_cu.kv_cache import kv_bytes_per_token
 from llama_cu.loading import load, prepare_kernels
 from llama_cu.ops.base import Ops
@@ -63,13 +64,14 @@ class Plan:
 class Source:
     """Where the model comes from: a checkpoint folder, or None and random weights.
 
-    With a scheme its matrices are quantized.
+    With a scheme its matrices are quantized; `expand` those that a GGUF file has in blocks.
     """
 
     name: str
     config: ModelConfig
     folder: Path | None
     scheme: Scheme | None = None
+    expand: bool = False
 
 
 def run_bench(
@@ -101,10 +103,10 @@ def run_bench(
             config,
             ops,
             scheme=source.scheme,
+            expand=source.expand,
             progress=partial(progress, "weights"),
         )
-    # What a step reads: a CPU holds what the numbers are worth.
-    sizes = _Sizes(config, ops.storage_dtype.itemsize, source.scheme if ops.device else None)
+    sizes = _Sizes(config, ops.storage_dtype.itemsize, weights)
     wanted = _Wanted(config, plan, ops)
     stopwatch = Stopwatch(
         make_engine(
@@ -136,9 +138,7 @@ def run_bench(
         "model": source.name,
         "weights": "random" if source.folder is None else "checkpoint",
         "quantize": None if source.scheme is None else source.scheme.name,
-        "weight_bytes_per_step": read_weight_bytes(
-            config, sizes.itemsize, num_rows=1, scheme=sizes.scheme
-        ),
+        "weight_bytes_per_step": held_weight_bytes(weights, num_rows=1),
         "plan": asdict(plan),
         "roofs": asdict(roofs),
         "prefill": prefill,
@@ -153,12 +153,11 @@ class _Sizes:
 
     config: ModelConfig
     itemsize: int
-    scheme: Scheme | None
+    weights: Weights
 
-    def of_step(self, context_lens: Iterable[int]) -> int:
-        return decode_bytes(
-            self.config, self.itemsize, context_lens=context_lens, scheme=self.scheme
-        )
+    def of_step(self, context_lens: Sequence[int]) -> int:
+        kv_bytes = read_kv_bytes(self.config, self.itemsize, context_lens=context_lens)
+        return held_weight_bytes(self.weights, num_rows=len(context_lens)) + kv_bytes
 
 
 class _Wanted:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 
 import numpy as np
 
 from llama_cu.checkpoint.config import ModelConfig
-from llama_cu.checkpoint.weights import HEAD, layer_matrices, layer_shapes, weight_bytes
+from llama_cu.checkpoint.weights import (
+    HEAD,
+    Weights,
+    layer_matrices,
+    layer_shapes,
+    weight_bytes,
+)
 from llama_cu.ops.cuda_quantized import packed_bytes
 from llama_cu.quantized import Scheme, can_quantize
 
@@ -36,8 +43,22 @@ def read_weight_bytes(
     return total - _saved_bytes(table, itemsize, scheme.of(HEAD))
 
 
+def held_weight_bytes(weights: Weights, *, num_rows: int) -> int:
+    """`read_weight_bytes`, counted in what is held."""
+    held = [weights.norm, weights.lm_head]
+    for layer in weights.layers:
+        held += [getattr(layer, field.name) for field in fields(layer)]
+    total = sum(int(array.nbytes) for array in held if array is not None)
+    if weights.lm_head is weights.embed_tokens:
+        return total
+    row = weights.embed_tokens.shape[1] * weights.embed_tokens.itemsize
+    return total + num_rows * int(row)
+
+
 def _saved_bytes(shape: tuple[int, int], itemsize: int, scheme: Scheme) -> int:
-    return math.prod(shape) * itemsize - packed_bytes(scheme, shape) if can_quantize(shape) else 0
+    return (
+        math.prod(shape) * itemsize - packed_bytes(scheme.form, shape) if can_quantize(shape) else 0
+    )
 
 
 def read_kv_bytes(config: ModelConfig, itemsize: int, *, context_lens: Iterable[int]) -> int:

@@ -11,8 +11,8 @@ import numpy as np
 
 from llama_cu.checkpoint.fields import Fields
 from llama_cu.checkpoint.gguf_cursor import MOST_HEADER_BYTES, Cursor, Strings
-from llama_cu.checkpoint.gguf_quants import BLOCK_TYPES, BY_NUMBER, OTHER_TYPES, BlockType
 from llama_cu.errors import ModelError
+from llama_cu.gguf_quants import BLOCK_TYPES, BY_NUMBER, OTHER_TYPES, BlockType
 
 Array = Any
 

@@ -12,7 +12,6 @@ import numpy as np
 from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.convert import BFLOAT16, FLOAT16, FLOAT32
-from llama_cu.checkpoint.gguf_quants import BLOCK_TYPES, BlockType
 from llama_cu.checkpoint.gguf_tensors import LAYER_NAMES, NAMES, PERMUTED, ROPE_FACTORS
 from llama_cu.checkpoint.gguf_tokenizer_export import tokenizer_metadata
 from llama_cu.checkpoint.gguf_writer import OutTensor, write_gguf
@@ -20,6 +19,7 @@ from llama_cu.checkpoint.rope import inv_freq_table
 from llama_cu.checkpoint.tensor_set import TensorSet, ignored, open_tensors
 from llama_cu.checkpoint.tokenizer import Tokenizer
 from llama_cu.errors import ModelError
+from llama_cu.gguf_quants import BLOCK_TYPES, BlockType
 from llama_cu.quantized import INT4, INT8, Quants, Scheme, can_quantize, quantize
 
 Array = Any
@@ -137,7 +137,7 @@ def _tensor(
     elif name == "model.embed_tokens.weight" or not can_quantize(shape):
         kind = own
     else:
-        bits = scheme.of("lm_head" if name == "lm_head.weight" else name).bits
+        bits = scheme.of("lm_head" if name == "lm_head.weight" else name).form.bits
         kind = _TYPES["Q8_0" if bits == 8 else "Q4_1"]
     return OutTensor(_gguf_name(name), shape, kind), _data(tensors, name, kind, config)
 

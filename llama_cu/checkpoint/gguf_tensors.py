@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llama_cu.checkpoint.convert import FLOAT32, convert
 from llama_cu.checkpoint.gguf import GgufFile, GgufTensor
 from llama_cu.checkpoint.tensor_file import FLOAT_NAMES, TensorEntry
 from llama_cu.errors import ModelError
+from llama_cu.weight_loading import BlockRows
 
 Array = Any
 
@@ -90,16 +92,37 @@ class GgufTensors:
         first = (start + offset) // itemsize
         last = first + out.nbytes // itemsize
         target = out.reshape(-1).view(self._dtype(name))
-        for begin, values in self._values(name, first, last):
+        expand = self.tensor(name).block_type.dequantize
+        for begin, values in self._values(name, first, last, expand):
             target[begin - first : begin - first + values.size] = values
 
-    def copy(self, name: str, out: Array, *, dtype: np.dtype[Any]) -> None:
+    def block_rows(self, name: str) -> BlockRows | None:
+        """A matrix in blocks; None for a tensor of plain numbers."""
+        tensor = self.tensor(name)
+        if tensor.block_type.form is None or len(tensor.shape) != 2:
+            return None
+        num_rows, in_size = tensor.shape
+        read = partial(self._read_blocks, name)
+        return BlockRows(name, tensor.block_type, (num_rows, in_size), read)
+
+    def _read_blocks(self, name: str, out: Array, offset: int) -> None:
+        row_bytes = self._rows(name)[1]
+        first, end = offset // row_bytes, -(-(offset + out.nbytes) // row_bytes)
+        raw = self.raw_rows(name, first, end).reshape(-1)
+        skipped = offset - first * row_bytes
+        out.reshape(-1).view(np.uint8)[...] = raw[skipped : skipped + out.nbytes]
+
+    def copy(self, name: str, out: Array, *, dtype: np.dtype[Any], packed: bool = False) -> None:
         """Write a tensor, rounded to `dtype`, into `out`: contiguous, of `dtype` or float32.
 
-        ModelError where a finite value is too large for `dtype`.
+        `packed`: what its blocks are worth on a device that keeps them, `BlockType.rounded`.
+        ModelError where a finite value is too large for `dtype`, or a scale is not finite in it.
         """
         flat = out.reshape(-1)
-        for begin, values in self._values(name, 0, flat.size):
+        expand = self.tensor(name).block_type.dequantize
+        if packed:
+            expand = partial(self._rounded, name, dtype)
+        for begin, values in self._values(name, 0, flat.size, expand):
             too_large = convert(values, flat[begin : begin + values.size], dtype=dtype)
             if too_large is not None:
                 raise ModelError(
@@ -107,7 +130,15 @@ class GgufTensors:
                     f"found {too_large:g}"
                 )
 
-    def _values(self, name: str, first: int, last: int) -> Iterator[tuple[int, Array]]:
+    def _rounded(self, name: str, dtype: np.dtype[Any], raw: Array) -> Array:
+        try:
+            return self.tensor(name).block_type.rounded(raw, dtype)
+        except ValueError as error:
+            raise ModelError(f"{self.path}: tensor {name}: {error}") from error
+
+    def _values(
+        self, name: str, first: int, last: int, expand: Callable[[Array], Array]
+    ) -> Iterator[tuple[int, Array]]:
         """(first element, flat numbers) from element `first` to `last`, a few rows at a time."""
         block_type = self.tensor(name).block_type
         row_size, _, head_rows = self._rows(name)
@@ -118,7 +149,7 @@ class GgufTensors:
             if block_type.dtype is not None:
                 values = raw.reshape(-1).view(block_type.dtype)
             else:
-                values = block_type.dequantize(raw).reshape(-1)
+                values = expand(raw).reshape(-1)
             begin = max(first, row * row_size)
             yield begin, values[begin - row * row_size : last - row * row_size]
 

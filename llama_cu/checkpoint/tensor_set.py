@@ -16,7 +16,7 @@ from llama_cu.checkpoint.gguf import GgufFile, is_gguf
 from llama_cu.checkpoint.gguf_tensors import GgufTensors
 from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES, PIECE_BYTES, TensorEntry, TensorFile
 from llama_cu.errors import ModelError
-from llama_cu.weight_loading import WeightPiece
+from llama_cu.weight_loading import BlockRows, WeightPiece
 
 Array = Any
 
@@ -55,20 +55,40 @@ class TensorSet:
                 yield WeightPiece(name, dtype, first, size, partial(read, name, start=start))
                 first += size
 
+    def blocks(self, names: tuple[str, ...]) -> list[BlockRows] | None:
+        """The tensors, if each is a matrix in blocks of a GGUF file."""
+        found = [
+            file.block_rows(name) if isinstance(file := self.files[name], GgufTensors) else None
+            for name in names
+        ]
+        return None if None in found else [rows for rows in found if rows is not None]
+
     def stacked_shape(self, names: tuple[str, ...]) -> tuple[int, ...]:
         """Of tensors one after the other along the first axis."""
         shapes = [self.entry(name).shape for name in names]
         return sum(shape[0] for shape in shapes), *shapes[0][1:]
 
     def stack(
-        self, names: tuple[str, ...], *, dtype: np.dtype[Any], storage_dtype: np.dtype[Any]
+        self,
+        names: tuple[str, ...],
+        *,
+        dtype: np.dtype[Any],
+        storage_dtype: np.dtype[Any],
+        packed: bool = False,
     ) -> Array:
-        """Tensors one after the other along the first axis, rounded to `dtype`."""
+        """Tensors one after the other along the first axis, rounded to `dtype`.
+
+        `packed`: of blocks, what a device that keeps them has.
+        """
         stacked = np.empty(self.stacked_shape(names), storage_dtype)
         first = 0
         for name in names:
             rows = self.entry(name).shape[0]
-            self.files[name].copy(name, stacked[first : first + rows], dtype=dtype)
+            file, out = self.files[name], stacked[first : first + rows]
+            if isinstance(file, GgufTensors):
+                file.copy(name, out, dtype=dtype, packed=packed)
+            else:
+                file.copy(name, out, dtype=dtype)
             first += rows
         return stacked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.checkpoint.tensor_file import FLOAT_DTYPES
 from llama_cu.checkpoint.tensor_set import TensorSet, ignored, open_tensors
 from llama_cu.errors import BackendUnavailable, ModelError
+from llama_cu.gguf_quants import BlockType
 from llama_cu.quantized import can_quantize
 from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 Progress = Callable[[int, int], None]
 Shapes = dict[str, tuple[int, ...]]
+BlockTypes = dict[str, tuple[BlockType, ...]]
 Quantize = Callable[[Array, str], Array]
 """quantize(weight, field); ValueError for a weight that has no numbers of fewer bits."""
 
@@ -64,7 +66,7 @@ LAYER_PARTS = {
 # Of these, gate and up are paired in every product.
 MATRICES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 PAIRED = "gate_up_proj"
-HEAD = "lm_head"  # of Weights
+HEAD, TABLE = "lm_head", "embed_tokens"  # of Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,30 +136,44 @@ def load_weights(
     place: Callable[[Array], Array],
     loader: WeightLoader | None = None,
     quantize: Quantize | None = None,
+    keep_blocks: bool = False,
     progress: Progress | None = None,
 ) -> Weights:
     """All weights of a folder or a GGUF file, rounded to `dtype` and held in `storage_dtype`.
 
     A loader takes them where they shall stay by itself; without one they are made on the host,
     and `place` takes each finished array. `quantize` takes those matrices of the layers, and the LM
-    head, whose rows are whole groups instead, and what it returns is held. `progress` gets bytes
-    done and bytes in all, as they would be without it. ModelError names file, tensor, expected and
-    found; BackendUnavailable says how much memory is missing.
+    head, whose rows are whole groups instead, and what it returns is held; `keep_blocks` has a
+    loader hold those that a GGUF file has in blocks (`keeps` tells which) in as many bits.
+    `progress` gets bytes done and bytes in all, as they would be without either. ModelError names
+    file, tensor, expected and found; BackendUnavailable says how much memory is missing.
     """
     tensors = open_tensors(folder)
     tied_name = _check_tensors(tensors, config)
     total_bytes = weight_bytes(config, storage_dtype)
     done_bytes = 0
+    packed_with: dict[str, tuple[str, ...]] = {}  # what one flag of a loader stands for
 
     def make(names: tuple[str, ...], field: str) -> Array:
-        shape = tensors.stacked_shape(names)
-        if loader is None:
+        shape, blocks = tensors.stacked_shape(names), tensors.blocks(names)
+        packed = keep_blocks and blocks is not None and keeps(field, [b.block_type for b in blocks])
+        if loader is None and packed:
+            weight = stack_packed(names)
+        elif loader is None:
             weight = tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype)
+        elif blocks is not None and packed:
+            packed_with[names[0]] = names
+            return loader.keep_blocks(blocks, paired=field == PAIRED)
+        elif blocks is not None:
+            weight = loader.load_blocks(blocks)
         else:
             weight = loader.load(shape, tensors.pieces(names, loader.piece_bytes))
         if quantize is not None and field in (*MATRICES, HEAD) and can_quantize(shape):
             return fewer_bits(weight, field, names)
         return place(weight) if loader is None else weight
+
+    def stack_packed(names: tuple[str, ...]) -> Array:
+        return tensors.stack(names, dtype=dtype, storage_dtype=storage_dtype, packed=True)
 
     def fewer_bits(weight: Array, field: str, names: tuple[str, ...]) -> Array:
         assert quantize is not None
@@ -187,10 +203,46 @@ def load_weights(
     lm_head = embed_tokens if tied_name else load(LM_HEAD, field=HEAD)
     if tied_name and quantize is not None and can_quantize(embed_tokens.shape):
         lm_head = fewer_bits(embed_tokens, HEAD, (tied_name,))
+    elif tied_name and keep_blocks and tensors.blocks((tied_name,)) is not None:
+        lm_head = make((tied_name,), HEAD)
     for name in loader.overflows() if loader is not None else ():
         # On the host again, where the value is found that did not fit.
         tensors.stack((name,), dtype=dtype, storage_dtype=storage_dtype)
+        if name in packed_with:
+            stack_packed(packed_with[name])
     return Weights(embed_tokens, layers, norm, lm_head)
+
+
+def keeps(field: str, types: Sequence[BlockType]) -> bool:
+    """Whether a field of LayerWeights or Weights can be held in its blocks.
+
+    The table that rows are gathered from cannot, nor gate and up of two types.
+    """
+    same = len(set(types)) == 1
+    return field in (*MATRICES, HEAD) and (same or field != PAIRED)
+
+
+def block_types(folder: str | Path, config: ModelConfig) -> list[BlockTypes]:
+    """What a GGUF file's matrices are in, by field: of each kind of layer, with table and LM head.
+
+    Fields that are not in blocks are left out; for a folder nothing is found.
+    """
+    tensors = open_tensors(folder)
+
+    def found(fields: dict[str, tuple[str, ...]]) -> BlockTypes:
+        blocks = {field: tensors.blocks(names) for field, names in fields.items()}
+        return {field: tuple(b.block_type for b in own) for field, own in blocks.items() if own}
+
+    tied_name = _check_tensors(tensors, config)
+    table = tied_name or EMBED_TOKENS
+    tables = found({TABLE: (table,), HEAD: (tied_name or LM_HEAD,)})
+    kinds: dict[tuple[Any, ...], BlockTypes] = {}
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}."
+        names = {f: tuple(prefix + part for part in LAYER_PARTS[f]) for f in MATRICES}
+        own = found(names)
+        kinds.setdefault(tuple(own.items()), {**own, **tables})
+    return [kind for kind in kinds.values() if kind]
 
 
 def _load_layer(load: Callable[..., Array], config: ModelConfig, layer: int) -> LayerWeights:

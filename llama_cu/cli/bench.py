@@ -15,7 +15,7 @@ from llama_cu.cli.load import find_model, long_dtype, model_name
 from llama_cu.cli.progress import ProgressBar
 from llama_cu.cli.terminal import note
 from llama_cu.ops.backend import get_ops
-from llama_cu.quantized import find_scheme
+from llama_cu.quantized import EXPANDED, find_scheme
 
 
 def bench(
@@ -35,7 +35,8 @@ def bench(
     """
     if plot is not None:
         check_plotting(plot)
-    source = replace(find_source(model, random), scheme=find_scheme(quantize))
+    scheme, expand = find_scheme(quantize), quantize == EXPANDED
+    source = replace(find_source(model, random), scheme=scheme, expand=expand)
     with ProgressBar() as progress:
         ops, device_note = get_ops(
             device,

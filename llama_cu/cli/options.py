@@ -20,7 +20,11 @@ Dtype = Annotated[
 ]
 Quantize = Annotated[
     str | None,
-    typer.Option("--quantize", metavar="int8|int4", help="Hold the weights in 8 or 4 bits."),
+    typer.Option(
+        "--quantize",
+        metavar="int8|int4|none",
+        help="Hold the weights in 8 or 4 bits; none expands those of a GGUF file.",
+    ),
 ]
 MaxModelLen = Annotated[
     int | None,

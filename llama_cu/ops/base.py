@@ -56,6 +56,13 @@ class Ops(Protocol):
         `quantized.quantize` refuses, or one of rows that are no whole groups.
         """
 
+    @property
+    def keeps_blocks(self) -> bool:
+        """Whether matrices in blocks of a GGUF file are best held in as many bits.
+
+        They are worth `BlockType.rounded` then, else what they stand for, rounded to `dtype`.
+        """
+
     def weight_loader(self) -> WeightLoader | None:
         """A loader that reads files by itself; None where weights are made on the host."""
 

@@ -32,10 +32,12 @@ from llama_cu.ops.cuda_launch import (
 from llama_cu.ops.cuda_loader import CudaLoader
 from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS, Epilogue, Norm, can_norm, matvec
 from llama_cu.ops.cuda_quantized import (
-    QuantizedMatrix,
+    PACKED,
+    PackedMatrix,
     dequantize,
     matvec_quantized,
     multiplies,
+    multiplies_packed,
     quantize,
 )
 from llama_cu.ops.cuda_sampling import (
@@ -81,6 +83,10 @@ class CudaOps(Ops):
         bad = self.download(flag)[0]
         check(not bad, "a weight is not finite, or has no finite scale")
         return packed
+
+    @property
+    def keeps_blocks(self) -> bool:
+        return multiplies_packed(self.device, self.dtype)
 
     def weight_loader(self) -> WeightLoader | None:
         return CudaLoader(self.device, self.dtype, chunk_bytes=_CHUNK_BYTES)
@@ -282,20 +288,20 @@ class CudaOps(Ops):
         normed = self.rms_norm(x, norm.weight, norm.eps)
         return self._matvec(normed, weight=weight, bias=bias, epilogue=epilogue)
 
-    def _reads_once(self, x: Array, weight: Array | QuantizedMatrix) -> bool:
+    def _reads_once(self, x: Array, weight: Array | PackedMatrix) -> bool:
         """Whether one kernel of ours reads the weight as it is, for all rows."""
-        if isinstance(weight, QuantizedMatrix):
+        if isinstance(weight, PACKED):
             return multiplies(self.device, x)
         return _are_few(x)
 
-    def _matvec(self, x: Array, *, weight: Array | QuantizedMatrix, **options: Any) -> Array:
-        if isinstance(weight, QuantizedMatrix):
+    def _matvec(self, x: Array, *, weight: Array | PackedMatrix, **options: Any) -> Array:
+        if isinstance(weight, PACKED):
             return matvec_quantized(self.device, x, weight=weight, **options)
         self._product_shape(x, weight)
         return matvec(self.device, x, weight=weight, **options)
 
-    def _expanded(self, weight: Array | QuantizedMatrix) -> Array:
-        if isinstance(weight, QuantizedMatrix):
+    def _expanded(self, weight: Array | PackedMatrix) -> Array:
+        if isinstance(weight, PACKED):
             return dequantize(self.device, weight, dtype=self.dtype)
         return weight
 

@@ -55,7 +55,21 @@ class Template:
         )
 
 
+def _forms(
+    file: str,
+    name: str,
+    c_types: str | tuple[str | int, ...],
+    *others: int | tuple[str | int, ...],
+    min_arch: int = ARCHS[0],
+) -> Iterator[Template]:
+    """A row for each form of a quantized matrix."""
+    for bits, group in _FORMS:
+        yield Template(file, name, (c_types, bits, group, *others), min_arch)
+
+
 _LANES = (1, 2, 4, 8)
+_FORMS = ((4, 32), (6, 32), (6, 16), (8, 32), (8, 0))  # of packed.cuh: bits, group
+_BLOCK_TYPES = (2, 3, 6, 7, 8, 12, 13, 14)  # of gguf.cu
 _HALVES = (C_TYPES["float16"], C_TYPES["bfloat16"])
 
 # One row a kernel. A test compares it with what the suite asks a device for.
@@ -69,9 +83,11 @@ TEMPLATES: tuple[Template, ...] = (
     Template("matvec", "matvec", ("T", 1, (1, 4, 8), (0, 1))),
     Template("quantize", "row_scales", ("T",)),
     Template("quantize", "quantize", ("T", (4, 8))),
-    Template("quantize", "dequantize", ("T", (4, 8))),
-    Template("matvec_quantized", "matvec_quantized", (_HALVES, (4, 8), 1, (0, 1)), min_arch=80),
-    Template("matvec_quantized", "matvec_quantized", (_HALVES, (4, 8), (2, 4), 0), min_arch=80),
+    *_forms("quantize", "dequantize", "T"),
+    *_forms("matvec_quantized", "matvec_quantized", _HALVES, 1, (0, 1), min_arch=80),
+    *_forms("matvec_quantized", "matvec_quantized", _HALVES, (2, 4), 0, min_arch=80),
+    Template("gguf", "repack", ("T", _BLOCK_TYPES)),
+    Template("gguf", "expand", ("T", _BLOCK_TYPES)),
     Template("rms_norm", "rms_norm", ("T", _LANES)),
     Template("rms_norm", "head_norm", ("T", _LANES)),
     Template("rope", "rope_angles"),

@@ -82,6 +82,10 @@ class NumpyOps(Ops):
         self._chunk = self._chunk[-(-size // _LINE_ELEMENTS) * _LINE_ELEMENTS :]
         return taken
 
+    @property
+    def keeps_blocks(self) -> bool:
+        return not self._exact
+
     def weight_loader(self) -> WeightLoader | None:
         return None
 

@@ -1,6 +1,6 @@
 """GGUF's block types: how many weights a block holds, in how many bytes, and what they are worth.
 
-Nothing here knows of files. All numbers are little endian.
+Nothing here knows of files. All numbers are little endian. `kernels/gguf.cu` reads the same.
 """
 
 from __future__ import annotations
@@ -10,15 +10,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from llama_cu.checkpoint.convert import BFLOAT16, FLOAT16, FLOAT32
+from llama_cu.quantized import GROUP_SIZE, Form, finite_scales, rounded_once, scale_dtype
 
 Array = Any
 
+FLOAT32, FLOAT16 = np.dtype(np.float32), np.dtype(np.float16)
 _HALF = np.dtype("<f2")
 # Weights expanded at once: so few that the temporaries stay in a core's cache.
 _PIECE_SIZE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Blocks taken apart: weight = number * scale + minimum, for groups of neighbours."""
+
+    numbers: Array  # float32 [num_blocks, groups, size of a group], whole numbers
+    scales: Array  # float32 [num_blocks, groups]
+    minima: Array | None = None  # float32 [num_blocks, groups]
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,9 @@ class BlockType:
     number: int  # in a file's tensor table
     block_size: int
     block_bytes: int
-    values: Callable[[Array], Array]
-    """values(blocks uint8 [num_blocks, block_bytes]) is float32 in any shape of that size."""
+    parts: Callable[[Array], Parts] | None
+    """Of blocks uint8 [num_blocks, block_bytes]; None for types of plain numbers."""
+    form: Form | None = None  # as a device packs it
     dtype: np.dtype[Any] | None = None  # of the types whose blocks are plain numbers
 
     def dequantize(self, raw: Array) -> Array:
@@ -38,32 +50,54 @@ class BlockType:
 
         Products and sums are float32, in the order in which the format defines them.
         """
-        blocks = np.ascontiguousarray(raw).reshape(-1, self.block_bytes)
-        out = np.empty((len(blocks), self.block_size), FLOAT32)
-        step = _PIECE_SIZE // self.block_size
-        with np.errstate(invalid="ignore"):  # a damaged scale is an infinity or a NaN
-            for first in range(0, len(blocks), step):
-                out[first : first + step] = self.values(blocks[first : first + step]).reshape(
-                    -1, self.block_size
-                )
-        num_blocks = raw.shape[-1] // self.block_bytes
-        return out.reshape(*raw.shape[:-1], num_blocks * self.block_size)
+        return self._by_pieces(raw, self._values)
+
+    def rounded(self, raw: Array, dtype: np.dtype[Any]) -> Array:
+        """What a device's packed form of the blocks is worth, float32, for ops of a dtype.
+
+        Scales and minima are rounded to `scale_dtype`, and the weight to `dtype`, once. ValueError
+        where one of them is not finite.
+        """
+        of_scales = scale_dtype(dtype)
+
+        def values(blocks: Array) -> Array:
+            parts = self._parts(blocks)
+            scales = finite_scales(parts.scales, of_scales).astype(np.float64)[:, :, None]
+            exact = parts.numbers * scales
+            if parts.minima is not None:
+                exact += finite_scales(parts.minima, of_scales).astype(np.float64)[:, :, None]
+            return rounded_once(exact, dtype)
+
+        return self._by_pieces(raw, values)
 
     def num_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor whose rows are whole blocks."""
         return math.prod(shape) // self.block_size * self.block_bytes
 
+    def _by_pieces(self, raw: Array, values: Callable[[Array], Array]) -> Array:
+        blocks = np.ascontiguousarray(raw).reshape(-1, self.block_bytes)
+        out = np.empty((len(blocks), self.block_size), FLOAT32)
+        step = _PIECE_SIZE // self.block_size
+        with np.errstate(invalid="ignore"):  # a damaged scale is an infinity or a NaN
+            for first in range(0, len(blocks), step):
+                found = values(blocks[first : first + step])
+                out[first : first + step] = found.reshape(-1, self.block_size)
+        num_blocks = raw.shape[-1] // self.block_bytes
+        return out.reshape(*raw.shape[:-1], num_blocks * self.block_size)
 
-def _float32(blocks: Array) -> Array:
-    return blocks.view("<f4").astype(FLOAT32, copy=False)
+    def _values(self, blocks: Array) -> Array:
+        if self.dtype is not None:
+            return blocks.view(self.dtype).astype(FLOAT32)
+        parts = self._parts(blocks)
+        values = parts.numbers * parts.scales[:, :, None]
+        if parts.minima is not None:
+            values += parts.minima[:, :, None]
+        return values
 
-
-def _float16(blocks: Array) -> Array:
-    return blocks.view(_HALF).astype(FLOAT32)
-
-
-def _bfloat16(blocks: Array) -> Array:
-    return (blocks.view("<u2").astype(np.uint32) << np.uint32(16)).view(FLOAT32)
+    def _parts(self, blocks: Array) -> Parts:
+        if self.parts is None:
+            raise ValueError(f"{self.name} has no parts")
+        return self.parts(blocks)
 
 
 def _halves(blocks: Array, at: int) -> Array:
@@ -85,26 +119,31 @@ def _signed(numbers: Array, offset: int) -> Array:
     return (numbers.view(np.int8) - np.int8(offset)).astype(FLOAT32)
 
 
-def _q8_0(blocks: Array) -> Array:
-    return blocks[:, 2:].view(np.int8).astype(FLOAT32) * _halves(blocks, 0)
+def _whole(numbers: Array) -> Array:
+    """As float32 [num_blocks, 1, block_size]."""
+    return numbers.astype(FLOAT32)[:, None, :]
 
 
-def _q4_0(blocks: Array) -> Array:
-    return _signed(_nibbles(blocks[:, 2:]), 8) * _halves(blocks, 0)
+def _q8_0(blocks: Array) -> Parts:
+    return Parts(_whole(blocks[:, 2:].view(np.int8)), _halves(blocks, 0))
 
 
-def _q4_1(blocks: Array) -> Array:
-    return _nibbles(blocks[:, 4:]).astype(FLOAT32) * _halves(blocks, 0) + _halves(blocks, 2)
+def _q4_0(blocks: Array) -> Parts:
+    return Parts(_signed(_nibbles(blocks[:, None, 2:]), 8), _halves(blocks, 0))
 
 
-def _q5_0(blocks: Array) -> Array:
+def _q4_1(blocks: Array) -> Parts:
+    return Parts(_whole(_nibbles(blocks[:, 4:])), _halves(blocks, 0), _halves(blocks, 2))
+
+
+def _q5_0(blocks: Array) -> Parts:
     numbers = _nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])
-    return _signed(numbers, 16) * _halves(blocks, 0)
+    return Parts(_signed(numbers[:, None, :], 16), _halves(blocks, 0))
 
 
-def _q5_1(blocks: Array) -> Array:
+def _q5_1(blocks: Array) -> Parts:
     numbers = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
-    return numbers.astype(FLOAT32) * _halves(blocks, 0) + _halves(blocks, 2)
+    return Parts(_whole(numbers), _halves(blocks, 0), _halves(blocks, 2))
 
 
 def _sub_scales(packed: Array) -> tuple[Array, Array]:
@@ -120,20 +159,19 @@ def _sub_scales(packed: Array) -> tuple[Array, Array]:
     return np.concatenate(scales, axis=1), np.concatenate(minima, axis=1)
 
 
-def _scaled(blocks: Array, numbers: Array) -> Array:
+def _scaled(blocks: Array, numbers: Array) -> Parts:
     """d * scale * number - dmin * minimum, where numbers are uint8 [num_blocks, 8, 32]."""
     scales, minima = _sub_scales(blocks[:, 4:16])
-    steps = (_halves(blocks, 0) * scales.astype(FLOAT32))[:, :, None]
-    lows = (_halves(blocks, 2) * minima.astype(FLOAT32))[:, :, None]
-    return numbers.astype(FLOAT32) * steps - lows
+    steps = _halves(blocks, 0) * scales.astype(FLOAT32)
+    return Parts(numbers.astype(FLOAT32), steps, -(_halves(blocks, 2) * minima.astype(FLOAT32)))
 
 
-def _q4_k(blocks: Array) -> Array:
+def _q4_k(blocks: Array) -> Parts:
     packed = blocks[:, 16:].reshape(-1, 4, 32)
     return _scaled(blocks, _nibbles(packed).reshape(-1, 8, 32))
 
 
-def _q5_k(blocks: Array) -> Array:
+def _q5_k(blocks: Array) -> Parts:
     packed = blocks[:, 48:].reshape(-1, 4, 32)
     # Bit s of byte i belongs to number i of sub-block s.
     places = np.arange(8, dtype=np.uint8)[:, None]
@@ -141,27 +179,27 @@ def _q5_k(blocks: Array) -> Array:
     return _scaled(blocks, _nibbles(packed).reshape(-1, 8, 32) | fifth)
 
 
-def _q6_k(blocks: Array) -> Array:
+def _q6_k(blocks: Array) -> Parts:
     low = _nibbles(blocks[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
     places = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     high = (blocks[:, 128:192].reshape(-1, 2, 1, 32) >> places) & np.uint8(3)
     numbers = _signed(low | (high << np.uint8(4)), 32).reshape(-1, 16, 16)
-    scales = blocks[:, 192:208].view(np.int8).astype(FLOAT32)
-    return numbers * (_halves(blocks, 208) * scales)[:, :, None]
+    return Parts(numbers, _halves(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(FLOAT32))
 
 
+_FOUR, _SIX = Form(4, GROUP_SIZE), Form(6, GROUP_SIZE)
 BLOCK_TYPES = (
-    BlockType("F32", 0, 1, 4, _float32, FLOAT32),
-    BlockType("F16", 1, 1, 2, _float16, FLOAT16),
-    BlockType("BF16", 30, 1, 2, _bfloat16, BFLOAT16),
-    BlockType("Q8_0", 8, 32, 34, _q8_0),
-    BlockType("Q4_0", 2, 32, 18, _q4_0),
-    BlockType("Q4_1", 3, 32, 20, _q4_1),
-    BlockType("Q5_0", 6, 32, 22, _q5_0),
-    BlockType("Q5_1", 7, 32, 24, _q5_1),
-    BlockType("Q4_K", 12, 256, 144, _q4_k),
-    BlockType("Q5_K", 13, 256, 176, _q5_k),
-    BlockType("Q6_K", 14, 256, 210, _q6_k),
+    BlockType("F32", 0, 1, 4, None, None, FLOAT32),
+    BlockType("F16", 1, 1, 2, None, None, FLOAT16),
+    BlockType("BF16", 30, 1, 2, None, None, np.dtype(ml_dtypes.bfloat16)),
+    BlockType("Q8_0", 8, 32, 34, _q8_0, Form(8, GROUP_SIZE)),
+    BlockType("Q4_0", 2, 32, 18, _q4_0, _FOUR),
+    BlockType("Q4_1", 3, 32, 20, _q4_1, _FOUR),
+    BlockType("Q5_0", 6, 32, 22, _q5_0, _SIX),
+    BlockType("Q5_1", 7, 32, 24, _q5_1, _SIX),
+    BlockType("Q4_K", 12, 256, 144, _q4_k, _FOUR),
+    BlockType("Q5_K", 13, 256, 176, _q5_k, _SIX),
+    BlockType("Q6_K", 14, 256, 210, _q6_k, Form(6, 16)),
 )
 BY_NUMBER = {block_type.number: block_type for block_type in BLOCK_TYPES}
 
