@@ -46,6 +46,7 @@ OPS = (
     "tests/test_ops.py",
     "tests/test_matvec.py",
     "tests/test_quantized.py",
+    "tests/test_kept_blocks.py",
     "tests/test_rotate_and_store.py",
     "tests/test_attention.py",
     "tests/test_sampling.py",

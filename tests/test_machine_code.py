@@ -36,14 +36,17 @@ def test_products_of_few_rows_have_eight_wide_loads_of_the_weight_on_their_way(
 
 @pytest.mark.parametrize("arch", [80, 90, 120])
 @pytest.mark.parametrize("c_type", HALVES)
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("form", [(4, 32), (6, 32), (6, 16), (8, 32), (8, 0)])
 def test_quantized_weights_are_loaded_widely_and_multiplied_on_tensor_cores(
-    arch: int, c_type: str, bits: int
+    arch: int, c_type: str, form: tuple[int, int]
 ) -> None:
-    counts = found("matvec_quantized", f"matvec_quantized<{c_type}, {bits}, 1, false>", arch)
-    groups, loads = 8 // bits, 1 + (bits == 4)  # a block's operands are of 32 columns; scales
+    bits, group = form
+    expression = f"matvec_quantized<{c_type}, {bits}, {group}, 1, false>"
+    counts = found("matvec_quantized", expression, arch)
+    groups, loads = (1, 1) if bits == 8 else (2, 2)  # operands are of 32 columns; scales
     assert counts["HMMA"] >= 4 * groups * 2
     assert counts["LDG.128"] >= 2 * 4 * loads + 4 * groups  # before the loop, in it, and of x
+    assert counts["LDG.64"] >= (2 * 4 if bits == 6 else 0)
 
 
 @pytest.mark.parametrize("arch", [80, 90, 120])
