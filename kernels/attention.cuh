@@ -3,7 +3,7 @@
 // Scores are kept in units of log2: exp2f is one instruction, and scale * log2(e) is folded into q.
 #pragma once
 
-#include "common.cuh"
+#include "cache.cuh"
 
 constexpr int kTileKeys = kWarpSize;  // keys per tile: one per lane
 constexpr float kLog2E = 1.44269504088896340736f;
@@ -21,6 +21,11 @@ struct PagedHead {
   // Which of the cache's rows of head_dim elements holds it.
   __device__ size_t row(int position) const {
     return (size_t)slot(position) * num_kv_heads + kv_head;
+  }
+
+  // Where its scale is, in a cache of 8 bits.
+  __device__ size_t scale(int position) const {
+    return scale_index(slot(position), block_size, num_kv_heads, kv_head);
   }
 };
 

@@ -4,7 +4,8 @@
 // attention_decode: one KV head over one partition of 256 keys.
 //
 //   q                 [num_tokens, num_heads, HEAD_DIM]  T; heads contiguous, tokens q_stride apart
-//   k_cache, v_cache  [num_blocks, block_size, num_kv_heads, HEAD_DIM]  T, contiguous
+//   k_cache, v_cache  [num_blocks, block_size, num_kv_heads, HEAD_DIM]  T, or int8 where INT8
+//   k_scales, v_scales  as in cache.cuh, where INT8
 //   block_tables      [num_seqs, max_blocks]             int32
 //   cu_seqlens_q      [num_seqs + 1]                     int32
 //   context_lens      [num_seqs]                         int32
@@ -17,9 +18,9 @@
 //           sight and sequences with more than one new token have nothing to do. A sequence with
 //           one partition goes to out at once.
 //   block   128 threads; warp w owns tiles w and w + 4 of the partition's 8 tiles of 32 keys.
-//           Lane l owns key l in q k^T, and 16 bytes of every few keys in the product with v.
+//           Lane l owns key l in q k^T, and a vector of every few keys in the product with v.
 //   memory  k and v are read once for ROWS heads; bandwidth-bound. k passes through shared
-//           memory in chunks of 256 bytes of a row; at most 48 KiB of shared memory
+//           memory in chunks of 16 vectors of a row; at most 48 KiB of shared memory
 //   needs   HEAD_DIM % 8 == 0, 8 <= HEAD_DIM <= 256, ROWS <= 8, head_tiles = ceil(group / ROWS),
 //           q_stride % 8 == 0, arrays 16-byte aligned, num_partitions * 256 >= each context
 //
@@ -47,9 +48,11 @@ struct Sight {
         last_partition((end - 1) / kPartition) {}
 };
 
-template <typename T, int HEAD_DIM, int ROWS>
+// Of a cache of E.
+template <typename E, int HEAD_DIM, int ROWS>
 struct Layout {
-  static constexpr int kLanes = 16 / sizeof(T);
+  static constexpr int kLanes = kCacheLanes<E>;
+  using Vector = Vec<E, kLanes>;
   static constexpr int kRowVecs = HEAD_DIM / kLanes;
   // k in shared memory: a chunk of each warp's 32 rows. The stride is odd, so that 32 rows read
   // at once hit all banks evenly.
@@ -61,16 +64,18 @@ struct Layout {
   static constexpr int kVecs = (kRowVecs + kWarpSize - 1) / kWarpSize;
   // The sums of all warps meet in shared memory, where k was before.
   static constexpr int kNumSums = kWarps * kKeys;
-  static constexpr int kStagedBytes = kWarps * kStagedVecs * 16;
+  static constexpr int kStagedBytes = kWarps * kStagedVecs * int(sizeof(Vector));
   static constexpr int kSumBytes = kNumSums * ROWS * HEAD_DIM * 4;
   static constexpr int kBytes = kStagedBytes > kSumBytes ? kStagedBytes : kSumBytes;
 };
 
 // q k^T of the lane's key in the tile; keys outside begin to end - 1 are not read.
-template <typename T, int HEAD_DIM, int ROWS>
-__device__ inline void score_tile(const T* k_cache, PagedHead keys, int first_key, Sight sight,
-                                  const float* q_rows, Vec<T>* staged, float* scores) {
-  using L = Layout<T, HEAD_DIM, ROWS>;
+template <typename E, int HEAD_DIM, int ROWS>
+__device__ inline void score_tile(const E* k_cache, PagedHead keys, int first_key, Sight sight,
+                                  const float* q_rows, Vec<E, kCacheLanes<E>>* staged,
+                                  float* scores) {
+  using L = Layout<E, HEAD_DIM, ROWS>;
+  using Vector = typename L::Vector;
   const int lane = threadIdx.x % kWarpSize;
   for (int row = 0; row < ROWS; ++row) scores[row] = 0.0f;
 #pragma unroll 1
@@ -84,32 +89,36 @@ __device__ inline void score_tile(const T* k_cache, PagedHead keys, int first_ke
           position >= sight.begin && position < sight.end && chunk + vec < L::kRowVecs;
       if (!wanted) continue;
       staged[key * L::kStride + vec] =
-          reinterpret_cast<const Vec<T>*>(k_cache)[keys.row(position) * L::kRowVecs + chunk + vec];
+          reinterpret_cast<const Vector*>(k_cache)[keys.row(position) * L::kRowVecs + chunk + vec];
     }
     __syncwarp();  // the chunk is complete
     const int num_vecs = min(L::kChunkVecs, L::kRowVecs - chunk);
 #pragma unroll 2
     for (int vec = 0; vec < num_vecs; ++vec) {
-      const Vec<T> k = staged[lane * L::kStride + vec];
+      float k[L::kLanes];
+      unpack(staged[lane * L::kStride + vec], k);
 #pragma unroll
       for (int row = 0; row < ROWS; ++row)
 #pragma unroll
         for (int part = 0; part < L::kLanes / 4; ++part) {
           const auto q4 = *reinterpret_cast<const Vec<float>*>(
               q_rows + row * HEAD_DIM + (chunk + vec) * L::kLanes + part * 4);
-          for (int i = 0; i < 4; ++i) scores[row] += q4.lane[i] * float(k.lane[part * 4 + i]);
+          for (int i = 0; i < 4; ++i) scores[row] += q4.lane[i] * k[part * 4 + i];
         }
     }
   }
 }
 
-template <typename T, int HEAD_DIM, int ROWS>
+template <typename T, int HEAD_DIM, int ROWS, bool INT8>
 __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
-    attention_decode(const T* q, const T* k_cache, const T* v_cache, const int* block_tables,
+    attention_decode(const T* q, const Cached<T, INT8>* k_cache, const Cached<T, INT8>* v_cache,
+                     const float* k_scales, const float* v_scales, const int* block_tables,
                      const int* cu_seqlens_q, const int* context_lens, T* out, float* partial_out,
                      float* partial_softmax, int max_blocks, int block_size, int num_kv_heads,
                      int group, long long q_stride, float scale, int window) {
-  using L = Layout<T, HEAD_DIM, ROWS>;
+  using E = Cached<T, INT8>;
+  using L = Layout<E, HEAD_DIM, ROWS>;
+  using Vector = typename L::Vector;
   __shared__ __align__(16) unsigned char storage[L::kBytes];
   __shared__ __align__(16) float q_rows[ROWS * HEAD_DIM];
   __shared__ float weights[kWarps][ROWS][kTileKeys];
@@ -139,7 +148,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   }
   __syncthreads();  // q_rows is complete
 
-  auto* staged = reinterpret_cast<Vec<T>*>(storage) + warp * L::kStagedVecs;
+  auto* staged = reinterpret_cast<Vector*>(storage) + warp * L::kStagedVecs;
   OnlineSoftmax softmax[ROWS];
   float sums[ROWS][L::kVecs][L::kLanes] = {};
   for (OnlineSoftmax& row : softmax) row = {-infinity(), 0.0f};
@@ -151,12 +160,18 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
     const int first_key = partition * kPartition + tile * kTileKeys;
     if (first_key + kTileKeys <= sight.begin || first_key >= sight.end) continue;
     float scores[ROWS];
-    score_tile<T, HEAD_DIM, ROWS>(k_cache, keys, first_key, sight, q_rows, staged, scores);
+    score_tile<E, HEAD_DIM, ROWS>(k_cache, keys, first_key, sight, q_rows, staged, scores);
     const bool visible = first_key + lane >= sight.begin && first_key + lane < sight.end;
+    float k_scale = 1.0f, v_scale = 1.0f;
+    if (INT8 && visible) {
+      const size_t at = keys.scale(first_key + lane);
+      k_scale = k_scales[at], v_scale = v_scales[at];
+    }
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
       float decay;
-      weights[warp][row][lane] = softmax[row].add(visible ? scores[row] : -infinity(), &decay);
+      const float score = visible ? scores[row] * k_scale : -infinity();
+      weights[warp][row][lane] = softmax[row].add(score, &decay) * v_scale;
       for (auto& vec_sums : sums[row])
         for (float& sum : vec_sums) sum *= decay;
     }
@@ -166,16 +181,16 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
       const int position = first_key + key;
       if (key_slot >= L::kKeys || position < sight.begin || position >= sight.end) continue;
       const auto* v_row =
-          reinterpret_cast<const Vec<T>*>(v_cache) + keys.row(position) * L::kRowVecs;
+          reinterpret_cast<const Vector*>(v_cache) + keys.row(position) * L::kRowVecs;
 #pragma unroll
       for (int part = 0; part < L::kVecs; ++part) {
         const int vec = first_vec + part * kWarpSize;
         if (vec >= L::kRowVecs) continue;
-        const Vec<T> v = v_row[vec];
+        float v[L::kLanes];
+        unpack(v_row[vec], v);
 #pragma unroll
         for (int row = 0; row < ROWS; ++row)
-          for (int k = 0; k < L::kLanes; ++k)
-            sums[row][part][k] += weights[warp][row][key] * float(v.lane[k]);
+          for (int k = 0; k < L::kLanes; ++k) sums[row][part][k] += weights[warp][row][key] * v[k];
       }
     }
   }

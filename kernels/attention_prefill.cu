@@ -2,7 +2,8 @@
 // online softmax (FlashAttention-2: Dao, 2023):  out = softmax(q k^T * scale + mask) v
 //
 //   q                 [num_tokens, num_heads, HEAD_DIM]  T; heads contiguous, tokens q_stride apart
-//   k_cache, v_cache  [num_blocks, block_size, num_kv_heads, HEAD_DIM]  T, contiguous
+//   k_cache, v_cache  [num_blocks, block_size, num_kv_heads, HEAD_DIM]  T, or int8 where INT8
+//   k_scales, v_scales  as in cache.cuh, where INT8
 //   block_tables      [num_seqs, max_blocks]             int32
 //   cu_seqlens_q      [num_seqs + 1]                     int32
 //   context_lens      [num_seqs]                         int32
@@ -15,7 +16,7 @@
 //           sequences with one new token are left to attention_decode.
 //   block   128 threads; warp w owns rows 8 w to 8 w + 7. Lane l owns key l of a tile of 32 in
 //           q k^T, and every 32nd 4-byte word of a row in the product with v.
-//   memory  k and v are read once per 32 rows, in chunks of 256 bytes of a row through shared
+//   memory  k and v are read once per 32 rows, in chunks of 256 bytes of a row of T through shared
 //           memory; 32 * (4 * HEAD_DIM + 404) bytes of shared memory at most
 //   needs   HEAD_DIM % 8 == 0, 8 <= HEAD_DIM <= 256, q_stride % 8 == 0, arrays 16-byte aligned
 //
@@ -54,9 +55,9 @@ __device__ inline int sequence_of_tile(const int* cu_seqlens_q, int num_seqs, in
 }
 
 // Stages chunk `chunk` of the tile at first_key; keys outside begin_key to end_key - 1 become zero.
-template <typename T, int HEAD_DIM>
-__device__ inline void stage(const T* cache, PagedHead keys, int first_key, int begin_key,
-                             int end_key, int chunk, Vec<T>* staged) {
+template <typename T, int HEAD_DIM, typename E>
+__device__ inline void stage(const E* cache, const float* scales, PagedHead keys, int first_key,
+                             int begin_key, int end_key, int chunk, Vec<T>* staged) {
   using C = Chunk<T, HEAD_DIM>;
   for (int i = threadIdx.x; i < kTileKeys * C::kVecs; i += kWarps * kWarpSize) {
     const int key = i / C::kVecs, vec = i % C::kVecs;
@@ -64,17 +65,22 @@ __device__ inline void stage(const T* cache, PagedHead keys, int first_key, int 
     const int position = first_key + key;
     Vec<T> value = {};
     if (position >= begin_key && position < end_key && row_vec < C::kRowVecs) {
-      const size_t row = keys.row(position);
-      value = reinterpret_cast<const Vec<T>*>(cache)[row * C::kRowVecs + row_vec];
+      const auto* row =
+          reinterpret_cast<const Vec<E, C::kLanes>*>(cache) + keys.row(position) * C::kRowVecs;
+      if constexpr (sizeof(E) == 1)
+        value = expanded<T>(row[row_vec], scales[keys.scale(position)]);
+      else
+        value = row[row_vec];
     }
     staged[key * C::kStride + vec] = value;
   }
 }
 
 // Two blocks per multiprocessor: without the bound the compiler spills to make room for more.
-template <typename T, int HEAD_DIM>
+template <typename T, int HEAD_DIM, bool INT8>
 __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
-    attention_prefill(const T* q, const T* k_cache, const T* v_cache, const int* block_tables,
+    attention_prefill(const T* q, const Cached<T, INT8>* k_cache, const Cached<T, INT8>* v_cache,
+                      const float* k_scales, const float* v_scales, const int* block_tables,
                       const int* cu_seqlens_q, const int* context_lens, T* out, int num_seqs,
                       int max_blocks, int block_size, int group, long long q_stride, float scale,
                       int window) {
@@ -127,7 +133,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
 #pragma unroll
     for (int chunk = 0; chunk < C::kCount; ++chunk) {
       __syncthreads();  // the staged chunk before this one is still being read
-      stage<T, HEAD_DIM>(k_cache, keys, first_key, begin_key, end_key, chunk, staged);
+      stage<T, HEAD_DIM>(k_cache, k_scales, keys, first_key, begin_key, end_key, chunk, staged);
       __syncthreads();  // this chunk of k (and in the first round q_tile and positions) is complete
 #pragma unroll 2
       for (int vec = 0; vec < C::kVecs; ++vec) {
@@ -162,7 +168,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
 #pragma unroll
     for (int chunk = 0; chunk < C::kCount; ++chunk) {
       __syncthreads();  // k (or the chunk of v before this one) is still being read
-      stage<T, HEAD_DIM>(v_cache, keys, first_key, begin_key, end_key, chunk, staged);
+      stage<T, HEAD_DIM>(v_cache, v_scales, keys, first_key, begin_key, end_key, chunk, staged);
       __syncthreads();  // this chunk of v and the weights are complete
 #pragma unroll 2
       for (int part = 0; part < kTileKeys; part += 2) {

@@ -2,7 +2,8 @@
 // (FlashAttention-2: Dao, 2023):  out = softmax(q k^T * scale + mask) v
 //
 //   q                 [num_tokens, num_heads, HEAD_DIM]  T; heads contiguous, tokens q_stride apart
-//   k_cache, v_cache  [num_blocks, block_size, num_kv_heads, HEAD_DIM]  T, contiguous
+//   k_cache, v_cache  [num_blocks, block_size, num_kv_heads, HEAD_DIM]  T, or int8 where INT8
+//   k_scales, v_scales  as in cache.cuh, where INT8
 //   block_tables      [num_seqs, max_blocks]             int32
 //   cu_seqlens_q      [num_seqs + 1]                     int32
 //   context_lens      [num_seqs]                         int32
@@ -17,7 +18,8 @@
 //           without which its 128 bytes a cycle would hold an H100 to half of its rate.
 //   memory  k and v are read once per kRows rows, in tiles of kKeys keys. There is one buffer for
 //           k and one for v: k of the next tile comes while v is used, and v while k is, so that
-//           one copy is always under way. (kRows + 2 kKeys) * 2 * kStride bytes of dynamic shared
+//           one copy is always under way (8 bits are expanded to T on the way, by registers: the
+//           other block of the multiprocessor has to hide their latency). (kRows + 2 kKeys) * 2 * kStride bytes of dynamic shared
 //           memory, 68 KiB at HEAD_DIM 128: two blocks per multiprocessor of sm_80 and sm_90.
 //   needs   sm_80; HEAD_DIM % 16 == 0, 16 <= HEAD_DIM <= 256, q_stride % 8 == 0, scale > 0, arrays
 //           16-byte aligned
@@ -60,16 +62,31 @@ __device__ inline int sequence_of_tile(const int* cu_seqlens_q, int num_seqs, in
   return low;
 }
 
+// Where the keys of a tile are, -1 outside a block's sight, and of 8 bits their scales.
+template <int KEYS, bool INT8>
+struct TileKeys {
+  int slots[KEYS];
+  float k_scales[INT8 ? KEYS : 1], v_scales[INT8 ? KEYS : 1];
+};
+
 // Begins to copy a tile of k or v, given where its keys are; those at -1 become zero.
-template <typename T, int HEAD_DIM>
-__device__ inline void stage(const T* cache_head, int slot_stride, const int* slots, T* tile) {
+template <typename T, int HEAD_DIM, typename E>
+__device__ inline void stage(const E* cache_head, int slot_stride, const int* slots,
+                             const float* scales, T* tile) {
   using C = Tile<HEAD_DIM>;
 #pragma unroll
   for (int i = threadIdx.x; i < C::kKeys * C::kVecs; i += kThreads) {
     const int key = i / C::kVecs, lane = i % C::kVecs * 8;
     const int slot = slots[key];
-    const T* from = cache_head + (long long)max(slot, 0) * slot_stride + lane;
-    copy_async(tile + key * C::kStride + lane, from, slot >= 0);
+    const E* from = cache_head + (long long)max(slot, 0) * slot_stride + lane;
+    T* to = tile + key * C::kStride + lane;
+    if constexpr (sizeof(E) == 1) {
+      Vec<T, 8> values = {};
+      if (slot >= 0) values = expanded<T>(*reinterpret_cast<const Vec<E, 8>*>(from), scales[key]);
+      *reinterpret_cast<Vec<T, 8>*>(to) = values;
+    } else {
+      copy_async(to, from, slot >= 0);
+    }
   }
   copy_async_commit();
 }
@@ -122,19 +139,20 @@ __device__ inline void add(RowSoftmax<ROW_TILES>& rows,
 }
 
 // Two blocks per multiprocessor: while one works on a softmax the other has the tensor cores.
-template <typename T, int HEAD_DIM>
+template <typename T, int HEAD_DIM, bool INT8>
 __global__ void __launch_bounds__(kThreads, 2)
-    attention_prefill_mma(const T* q, const T* k_cache, const T* v_cache, const int* block_tables,
-                          const int* cu_seqlens_q, const int* context_lens, T* out, int num_seqs,
-                          int max_blocks, int block_size, int group, long long q_stride,
-                          float scale, int window) {
+    attention_prefill_mma(const T* q, const Cached<T, INT8>* k_cache,
+                          const Cached<T, INT8>* v_cache, const float* k_scales,
+                          const float* v_scales, const int* block_tables, const int* cu_seqlens_q,
+                          const int* context_lens, T* out, int num_seqs, int max_blocks,
+                          int block_size, int group, long long q_stride, float scale, int window) {
   using C = Tile<HEAD_DIM>;
   extern __shared__ __align__(16) unsigned char shared[];
   T* const q_tile = reinterpret_cast<T*>(shared);
   T* const k_tile = q_tile + C::kRows * C::kStride;
   T* const v_tile = k_tile + C::kKeys * C::kStride;
   __shared__ int positions[C::kRows];
-  __shared__ int slots[2][C::kKeys];
+  __shared__ TileKeys<C::kKeys, INT8> tile_keys[2];
 
   const int block = gridDim.x - 1 - blockIdx.x;
   const int seq = sequence_of_tile(cu_seqlens_q, num_seqs, group, C::kRows, block);
@@ -153,15 +171,21 @@ __global__ void __launch_bounds__(kThreads, 2)
   const PagedHead keys = {block_tables + (size_t)seq * max_blocks, block_size, num_kv_heads,
                           kv_head};
   const int slot_stride = num_kv_heads * HEAD_DIM;
-  const T* const k_head = k_cache + (size_t)kv_head * HEAD_DIM;
-  const T* const v_head = v_cache + (size_t)kv_head * HEAD_DIM;
+  const auto* const k_head = k_cache + (size_t)kv_head * HEAD_DIM;
+  const auto* const v_head = v_cache + (size_t)kv_head * HEAD_DIM;
   const int lane = threadIdx.x % kWarpSize;
   const int warp_row = threadIdx.x / kWarpSize * C::kWarpRows;
 
   int first_key = begin_key / C::kKeys * C::kKeys;
   if (threadIdx.x < C::kKeys) {
     const int key = first_key + (int)threadIdx.x;
-    slots[0][threadIdx.x] = key >= begin_key && key < end_key ? keys.slot(key) : -1;
+    const int slot = key >= begin_key && key < end_key ? keys.slot(key) : -1;
+    tile_keys[0].slots[threadIdx.x] = slot;
+    if (INT8 && slot >= 0) {
+      const size_t at = scale_index(slot, block_size, num_kv_heads, kv_head);
+      tile_keys[0].k_scales[threadIdx.x] = k_scales[at];
+      tile_keys[0].v_scales[threadIdx.x] = v_scales[at];
+    }
   }
   if (threadIdx.x < C::kRows)
     positions[threadIdx.x] = first_position + (first_row + (int)threadIdx.x) / group;
@@ -174,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     copy_async(q_tile + row * C::kStride + vec * 8, from, exists);
   }
   __syncthreads();  // slots and positions are there
-  stage<T, HEAD_DIM>(k_head, slot_stride, slots[0], k_tile);
+  stage<T, HEAD_DIM>(k_head, slot_stride, tile_keys[0].slots, tile_keys[0].k_scales, k_tile);
 
   // Where this lane's rows of ldmatrix begin: in q by rows and halves of 16 elements, in k the
   // other way about (16 keys by 16 elements are two columns of b), in v again by rows, transposed.
@@ -192,12 +216,18 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int parity = 0; first_key < end_key; parity ^= 1, first_key += C::kKeys) {
     copy_async_wait<0>();
     __syncthreads();  // k is complete (and at first q), and nobody reads v any more
-    stage<T, HEAD_DIM>(v_head, slot_stride, slots[parity], v_tile);
+    const auto& now = tile_keys[parity];
+    stage<T, HEAD_DIM>(v_head, slot_stride, now.slots, now.v_scales, v_tile);
 
     int next_slot = -1;
+    float next_k_scale = 0.0f, next_v_scale = 0.0f;
     if (threadIdx.x < C::kKeys) {
       const int key = first_key + C::kKeys + (int)threadIdx.x;
       if (key < end_key) next_slot = keys.slot(key);
+      if (INT8 && next_slot >= 0) {
+        const size_t at = scale_index(next_slot, block_size, num_kv_heads, kv_head);
+        next_k_scale = k_scales[at], next_v_scale = v_scales[at];
+      }
     }
 
     const int low = positions[warp_row], high = positions[warp_row + C::kWarpRows - 1];
@@ -254,11 +284,16 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
 
-    if (threadIdx.x < C::kKeys) slots[parity ^ 1][threadIdx.x] = next_slot;
+    auto& next = tile_keys[parity ^ 1];
+    if (threadIdx.x < C::kKeys) {
+      next.slots[threadIdx.x] = next_slot;
+      if (INT8) next.k_scales[threadIdx.x] = next_k_scale;
+      if (INT8) next.v_scales[threadIdx.x] = next_v_scale;
+    }
     copy_async_wait<0>();
     __syncthreads();  // v and the next slots are complete, and nobody reads k any more
     if (first_key + C::kKeys < end_key)
-      stage<T, HEAD_DIM>(k_head, slot_stride, slots[parity ^ 1], k_tile);
+      stage<T, HEAD_DIM>(k_head, slot_stride, next.slots, next.k_scales, k_tile);
     if (!seen) continue;
 
 #pragma unroll

@@ -27,9 +27,10 @@ __device__ inline V warp_sum(V value, int width = kWarpSize) {
   return value;
 }
 
+// Maximum over the same lanes.
 template <typename V>
-__device__ inline V warp_max(V value) {
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2)
+__device__ inline V warp_max(V value, int width = kWarpSize) {
+  for (int offset = width / 2; offset > 0; offset /= 2)
     value = max(value, __shfl_xor_sync(kFullMask, value, offset));
   return value;
 }

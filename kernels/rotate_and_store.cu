@@ -5,18 +5,20 @@
 //                     contiguous, tokens token_stride apart
 //   cos_sin           [num_tokens, 2 * half_dim]  float32, cos in the first half
 //   q_norm, k_norm    [2 * half_dim]              T, read where NORMED
-//   k_cache, v_cache  [num_slots, num_kv_heads, 2 * half_dim]  T, contiguous
+//   k_cache, v_cache  [num_slots, num_kv_heads, 2 * half_dim]  T, or int8 where INT8; contiguous
+//   k_scales, v_scales  as in cache.cuh, where INT8
 //   slot_mapping      [num_tokens]                int32, each slot at most once; negative: the
 //                     token is not stored
 //
 //   grid    num_tokens x ceil(heads / (128 / width)) blocks, heads of q, k and v alike
 //   block   128 threads; width neighbouring lanes own a head, and of it pairs of vectors lane,
 //           lane + width, ..., the second half_dim behind the first, which RoPE turns together
-//   memory  reads qkv once (again for a norm where a lane owns several pairs, from cache), writes
-//           q, k and both caches once; bandwidth-bound
+//   memory  reads qkv once (again, from cache, for a norm and for 8 bits), writes q, k and both
+//           caches once; bandwidth-bound
 //   needs   half_dim % LANES == 0, token_stride % LANES == 0, width a power of two up to 32
 //
 // It rounds where head_norm, rope and store_kv do: the normed value, then the turned one.
+#include "cache.cuh"
 #include "norm.cuh"
 #include "rope.cuh"
 
@@ -39,12 +41,14 @@ __device__ inline void rotate(Vec<T, LANES>& first, Vec<T, LANES>& second, const
   }
 }
 
-template <typename T, int LANES, bool NORMED>
+template <typename T, int LANES, bool NORMED, bool INT8>
 __global__ void rotate_and_store(T* qkv, const float* cos_sin, const T* q_norm, const T* k_norm,
-                                 T* k_cache, T* v_cache, const int* slot_mapping, int num_heads,
-                                 int num_kv_heads, int half_dim, long long token_stride, float eps,
-                                 int width) {
+                                 Cached<T, INT8>* k_cache, Cached<T, INT8>* v_cache,
+                                 float* k_scales, float* v_scales, const int* slot_mapping,
+                                 int num_heads, int num_kv_heads, int half_dim, int block_size,
+                                 long long token_stride, float eps, int width) {
   using Vector = Vec<T, LANES>;
+  using Stored = Vec<Cached<T, INT8>, LANES>;
   const size_t token = blockIdx.x;
   const int lane = threadIdx.x % width;
   const int head = blockIdx.y * (blockDim.x / width) + threadIdx.x / width;
@@ -64,27 +68,40 @@ __global__ void rotate_and_store(T* qkv, const float* cos_sin, const T* q_norm, 
   }
 
   const int slot = slot_mapping[token];
-  Vector* stored = nullptr;
-  if (!is_q && slot >= 0) {
-    const int kv_head = head - num_heads - (is_v ? num_kv_heads : 0);
-    stored = reinterpret_cast<Vector*>(is_v ? v_cache : k_cache) +
+  const int kv_head = head - num_heads - (is_v ? num_kv_heads : 0);
+  Stored* stored = nullptr;
+  if (!is_q && slot >= 0)
+    stored = reinterpret_cast<Stored*>(is_v ? v_cache : k_cache) +
              ((size_t)slot * num_kv_heads + kv_head) * 2 * num_pairs;
-  }
-  const auto* scale = reinterpret_cast<const Vector*>(is_q ? q_norm : k_norm);
+  const auto* weight = reinterpret_cast<const Vector*>(is_q ? q_norm : k_norm);
+  float highest = 0.0f;
   for (int i = lane; i < owned; i += width) {
     Vector first = row[i], second = row[num_pairs + i];
     if (!is_v) {
       if (NORMED) {
-        first = scaled(first, inv_rms, scale[i]);
-        second = scaled(second, inv_rms, scale[num_pairs + i]);
+        first = scaled(first, inv_rms, weight[i]);
+        second = scaled(second, inv_rms, weight[num_pairs + i]);
       }
       rotate(first, second, cos_sin + token * 2 * half_dim, i * LANES, half_dim);
       row[i] = first;
       row[num_pairs + i] = second;
     }
-    if (stored) {
+    if constexpr (INT8) {
+      highest = fmaxf(highest, fmaxf(largest_magnitude(first), largest_magnitude(second)));
+    } else if (stored) {
       stored[i] = first;
       stored[num_pairs + i] = second;
+    }
+  }
+
+  if constexpr (INT8) {
+    const float scale = warp_max(highest, width) / 127.0f;
+    if (!stored || owned == 0) return;
+    if (lane == 0)
+      (is_v ? v_scales : k_scales)[scale_index(slot, block_size, num_kv_heads, kv_head)] = scale;
+    for (int i = lane; i < owned; i += width) {
+      stored[i] = quantized(row[i], scale);
+      stored[num_pairs + i] = quantized(row[num_pairs + i], scale);
     }
   }
 }

@@ -55,6 +55,8 @@ def plan_kernels(
     device: Device,
     scheme: Scheme | None = None,
     kinds: Sequence[BlockTypes] = (),
+    *,
+    kv_dtype: str = "auto",
 ) -> tuple[KernelRequest, ...]:
     """The kernels of prompts, of greedy and of drawn tokens; penalties and masks are left out.
 
@@ -71,7 +73,8 @@ def plan_kernels(
     batches = _QUANTIZED_BATCHES if scheme or kinds else _BATCHES
     batch = max(batches)
     num_blocks = batch * -(-longest // _BLOCK_SIZE)
-    cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=_BLOCK_SIZE)
+    blocks: dict[str, Any] = {"num_blocks": num_blocks, "block_size": _BLOCK_SIZE}
+    cache = allocate_kv_cache(ops, config, **blocks, kv_dtype=kv_dtype)
     engine = Engine(model, cache, max_batch_tokens=batch * longest, max_num_seqs=batch)
     for num_sequences in batches:
         for temperature in (0.0, 1.0):

@@ -9,6 +9,7 @@ from typing import Any
 from llama_cu.checkpoint.config import ModelConfig
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.base import Ops
+from llama_cu.ops.int8_cache import Int8Cache, row_bytes
 
 Array = Any
 
@@ -17,18 +18,20 @@ Array = Any
 class KVCache:
     """Per layer K and V, each [num_blocks, block_size, num_kv_heads, head_dim]."""
 
-    layers: tuple[tuple[Array, Array], ...]
+    layers: tuple[tuple[Array | Int8Cache, Array | Int8Cache], ...]
     num_blocks: int
     block_size: int
 
 
 def allocate_kv_cache(
-    ops: Ops, config: ModelConfig, *, num_blocks: int, block_size: int
+    ops: Ops, config: ModelConfig, *, num_blocks: int, block_size: int, kv_dtype: str = "auto"
 ) -> KVCache:
+    """A cache in the type of the activations, or in int8; BackendUnavailable where memory lacks."""
     shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
     try:
         layers = tuple(
-            (ops.empty(shape), ops.empty(shape)) for _ in range(config.num_hidden_layers)
+            (ops.empty_cache(shape, kv_dtype), ops.empty_cache(shape, kv_dtype))
+            for _ in range(config.num_hidden_layers)
         )
     except (MemoryError, OSError) as error:
         raise BackendUnavailable(
@@ -38,9 +41,10 @@ def allocate_kv_cache(
     return KVCache(layers, num_blocks, block_size)
 
 
-def kv_bytes_per_token(config: ModelConfig, itemsize: int) -> int:
-    """Bytes of K and V that one token occupies in all layers."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * itemsize
+def kv_bytes_per_token(config: ModelConfig, itemsize: int, kv_dtype: str = "auto") -> int:
+    """Bytes of K and V that one token occupies in all layers; itemsize of the activations."""
+    num_rows = 2 * config.num_hidden_layers * config.num_key_value_heads
+    return num_rows * row_bytes(config.head_dim, kv_dtype, itemsize)
 
 
 @dataclass(slots=True)

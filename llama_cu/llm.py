@@ -26,6 +26,7 @@ from llama_cu.model import Llama
 from llama_cu.ops.backend import get_ops
 from llama_cu.ops.base import Ops
 from llama_cu.ops.device import Device
+from llama_cu.ops.int8_cache import check_kv_dtype
 from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.output import Output, TextStream, output_of
 from llama_cu.prompts import Message, Prompt, PromptReader
@@ -52,7 +53,7 @@ class LLM:
     checkpoint's on CUDA, float32 on the CPU). `quantize` int8 or int4 holds the matrices of the
     layers in so many bits and the LM head in 8, by `quantized.quantize`; a CPU computes with what
     they are worth. Without it a GPU keeps those of a GGUF file in as many bits as the file has;
-    `none` expands them to `dtype`.
+    `none` expands them to `dtype`. `kv_dtype` int8 holds the KV cache in 8 bits, auto as `dtype`.
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
     answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.
@@ -69,6 +70,7 @@ class LLM:
         device: str | Device = "auto",
         dtype: str = "auto",
         quantize: str | None = None,
+        kv_dtype: str = "auto",
         max_model_len: int | None = None,
         kv_cache_bytes: int | None = None,
         seed: int | None = None,
@@ -96,6 +98,7 @@ class LLM:
             raise ValueError(f"speculate must be {known} or None, got {speculate!r}")
         self._speculate = speculate is not None
         scheme = find_scheme(quantize)
+        check_kv_dtype(kv_dtype)
         if seed is not None:
             check_integer("seed", seed, 0, MAX_SEED)
         check_number("gpu_memory_utilization", gpu_memory_utilization, 0, 1, open_low=True)
@@ -126,10 +129,11 @@ class LLM:
             ops,
             scheme=scheme,
             expand=quantize == EXPANDED,
+            kv_dtype=kv_dtype,
             progress=partial(report, "weights"),
         )
         llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
-        per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize)
+        per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize, kv_dtype)
         if kv_cache_bytes is None:
             kv_cache_bytes = self._cache_bytes(ops, per_token, gpu_memory_utilization)
         num_tokens = kv_cache_bytes // per_token
@@ -139,7 +143,8 @@ class LLM:
                 f"kv_cache_bytes must be at least {per_token * block_size} (one block), "
                 f"got {kv_cache_bytes}"
             )
-        cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=block_size)
+        blocks = {"num_blocks": num_blocks, "block_size": block_size}
+        cache = allocate_kv_cache(ops, config, **blocks, kv_dtype=kv_dtype)
         self.engine = Engine(
             llama,
             cache,

@@ -22,12 +22,13 @@ def load(
     *,
     scheme: Scheme | None = None,
     expand: bool = False,
+    kv_dtype: str = "auto",
     progress: Callable[[int, int], None],
 ) -> Weights:
     """The weights of a folder; on a device its kernels are compiled meanwhile.
 
     A scheme has its matrices quantized. Without one those of a GGUF file stay in their blocks where
-    the ops keep any, unless they shall `expand`.
+    the ops keep any, unless they shall `expand`. `kv_dtype` is that of the cache to come.
 
     progress(done, total) is told of bytes. Errors are those of `load_weights` and
     `Device.prepare`.
@@ -35,7 +36,12 @@ def load(
     keep_blocks = ops.keeps_blocks and scheme is None and not expand
     with ops.weight_loader() or nullcontext() as loader, ThreadPoolExecutor(1) as beside:
         kernels = beside.submit(
-            prepare_kernels, config, ops, scheme, folder if keep_blocks else None
+            prepare_kernels,
+            config,
+            ops,
+            scheme,
+            blocks_of=folder if keep_blocks else None,
+            kv_dtype=kv_dtype,
         )
         weights = load_weights(
             folder,
@@ -57,7 +63,12 @@ def _quantize(ops: Ops, scheme: Scheme, weight: Any, field: str) -> Any:
 
 
 def prepare_kernels(
-    config: ModelConfig, ops: Ops, scheme: Scheme | None = None, blocks_of: Path | None = None
+    config: ModelConfig,
+    ops: Ops,
+    scheme: Scheme | None = None,
+    *,
+    blocks_of: Path | None = None,
+    kv_dtype: str = "auto",
 ) -> None:
     """Compile what a device will be asked for by a model of this config, side by side.
 
@@ -67,4 +78,5 @@ def prepare_kernels(
         from llama_cu.kernel_plan import plan_kernels  # nothing that a CPU needs to read
 
         kinds = [] if blocks_of is None else block_types(blocks_of, config)
-        ops.device.prepare(plan_kernels(config, ops.dtype, ops.device, scheme, kinds))
+        planned = plan_kernels(config, ops.dtype, ops.device, scheme, kinds, kv_dtype=kv_dtype)
+        ops.device.prepare(planned)

@@ -89,6 +89,12 @@ def attention(
     return out.reshape(len(q), -1)
 
 
+def in_8_bits(x: Array) -> tuple[Array, Array]:
+    """Whole numbers of the shape of x [..., size], and float32 scales [...]: x is about both."""
+    scales = (np.abs(x).max(axis=-1) / 127).astype(np.float32)
+    return np.clip(np.rint(x / scales.astype(np.float64)[..., None]), -127, 127), scales
+
+
 def swiglu(gate_up: Array) -> Array:
     """Shazeer: GLU Variants Improve Transformer (2020), with Swish of beta 1; gate first."""
     gate, up = np.split(gate_up, 2, axis=-1)

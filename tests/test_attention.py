@@ -5,9 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llama_cu.batch import Batch
-from llama_cu.ops.cuda_attention import unfused_attention
-from tests import reference
+from tests.attention_problem import Problem
 from tests.backends import (
     BACKENDS,
     DEVICE_BACKENDS,
@@ -17,7 +15,6 @@ from tests.backends import (
     huge,
     make_cpu_ops,
     make_ops,
-    normal,
     put,
     put_as,
 )
@@ -57,80 +54,6 @@ def device_ops(request):
 @pytest.fixture(params=[backend for backend in DEVICE_BACKENDS if backend.id.endswith("-float16")])
 def half_ops(request):
     return make_ops(request.param)
-
-
-class Problem:
-    """A ragged batch of (query length, context length), its cache scattered over the blocks."""
-
-    def __init__(self, ops, lens, heads, *, block_size=16, seed=3):
-        rng = np.random.default_rng(seed)
-        self.ops = ops
-        self.head_dim, self.num_heads, num_kv_heads = heads
-        self.query_lens = tuple(query_len for query_len, _ in lens)
-        self.context_lens = tuple(context_len for _, context_len in lens)
-        counts = [-(-context_len // block_size) for context_len in self.context_lens]
-        order = rng.permutation(sum(counts) + 3).tolist()
-        self.tables = tuple(tuple(order.pop() for _ in range(count)) for count in counts)
-        shape = (sum(counts) + 3, block_size, num_kv_heads, self.head_dim)
-        self.k_cache, self.v_cache = normal(ops, rng, *shape), normal(ops, rng, *shape)
-        num_tokens = sum(self.query_lens)
-        self.qkv = normal(ops, rng, num_tokens, self.num_heads + 2 * num_kv_heads, self.head_dim)
-        self.scale = self.head_dim**-0.5
-
-    def only(self, seq: int, first: int = 0, end: int | None = None) -> Problem:
-        """The same, with queries first to end - 1 of one sequence alone."""
-        part = object.__new__(Problem)
-        part.__dict__.update(self.__dict__)
-        start = sum(self.query_lens[:seq])
-        end = self.query_lens[seq] if end is None else end
-        part.qkv = self.qkv[start + first : start + end]
-        part.query_lens = (end - first,)
-        part.context_lens = (self.context_lens[seq] - self.query_lens[seq] + end,)
-        part.tables = (self.tables[seq],)
-        return part
-
-    def batch(self) -> Batch:
-        tables = np.zeros((len(self.tables), max(map(len, self.tables))), np.int32)
-        for row, table in zip(tables, self.tables, strict=True):
-            row[: len(table)] = table
-        unused = put_as(self.ops, np.zeros(sum(self.query_lens)))
-        return Batch(
-            token_ids=unused,
-            positions=unused,
-            rope_rows=unused,
-            slot_mapping=unused,
-            cu_seqlens_q=put_as(self.ops, np.cumsum((0, *self.query_lens))),
-            context_lens=put_as(self.ops, self.context_lens),
-            block_tables=put_as(self.ops, tables),
-            logit_rows=unused,
-            query_lens=self.query_lens,
-            host_context_lens=self.context_lens,
-            host_block_tables=self.tables,
-        )
-
-    def arrays(self) -> tuple:
-        q = put(self.ops, self.qkv)[:, : self.num_heads]
-        return q, put(self.ops, self.k_cache), put(self.ops, self.v_cache)
-
-    def result(self, window=None):
-        return self.ops.attention(*self.arrays(), self.batch(), self.scale, window)
-
-    def unfused_result(self, window=None):
-        q, k_cache, v_cache = self.arrays()
-        rest = {"batch": self.batch(), "scale": self.scale, "window": window}
-        return unfused_attention(self.ops, q, k_cache=k_cache, v_cache=v_cache, **rest)
-
-    def want(self, window=None):
-        return reference.attention(
-            self.qkv[:, : self.num_heads],
-            self.k_cache,
-            self.v_cache,
-            self.query_lens,
-            self.context_lens,
-            self.tables,
-            scale=self.scale,
-            window=window,
-        )
 
 
 @pytest.mark.parametrize("window", [None, 1, 20, 300])

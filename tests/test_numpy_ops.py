@@ -54,7 +54,7 @@ def test_weights_do_not_lie_on_each_other():
 
 def test_memory_for_the_cache_is_the_arrays_own():
     ops = NumpyOps(DTYPES["float32"])
-    first, second = ops.empty((3, 16, 2, 8)), ops.empty((3, 16, 2, 8))
+    first, second = (ops.empty_cache((3, 16, 2, 8), "auto") for _ in range(2))
     first[...] = 1
     second[...] = 2
     assert (first == 1).all() and first.dtype == np.float32 and first.shape == (3, 16, 2, 8)

@@ -90,11 +90,13 @@ def make_engine(
     max_num_seqs=16,
     seed=0,
     enforce_eager=False,
+    kv_dtype="auto",
 ):
     ops = ops or NumpyOps(DTYPES["float32"])
     config = config or tiny_config()
     model = Llama(config, tiny_weights(config, ops, seed), ops, max_model_len=MAX_MODEL_LEN)
-    cache = allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=block_size)
+    blocks = {"num_blocks": num_blocks, "block_size": block_size}
+    cache = allocate_kv_cache(ops, config, **blocks, kv_dtype=kv_dtype)
     return Engine(
         model,
         cache,

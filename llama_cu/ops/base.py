@@ -13,6 +13,7 @@ import numpy as np
 
 from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.device import Device
+from llama_cu.ops.int8_cache import Int8Cache
 from llama_cu.quantized import Scheme
 from llama_cu.weight_loading import WeightLoader
 
@@ -70,7 +71,14 @@ class Ops(Protocol):
         """The array as NumPy; waits for the device."""
 
     def empty(self, shape: tuple[int, ...]) -> Array:
-        """An uninitialised array of `storage_dtype` (weights buffers, the KV cache)."""
+        """An uninitialised array of `storage_dtype`."""
+
+    def empty_cache(self, shape: tuple[int, int, int, int], kv_dtype: str) -> Array | Int8Cache:
+        """K or V of a layer, uninitialised: [num_blocks, block_size, num_kv_heads, head_dim].
+
+        `kv_dtype` is auto (`storage_dtype`) or int8. `store_kv`, `rotate_and_store` and
+        `attention` take either; they read nothing of it that was not stored.
+        """
 
     def random_weight(self, shape: tuple[int, ...], *, seed: int, scale: float) -> Array:
         """A placed weight of normal values times `scale`, made on the device, for measurements.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cu.batch import Batch
+from llama_cu.ops.cuda_heads import check_caches, launch_gather_int8
 from llama_cu.ops.cuda_launch import (
     MAX_GRID_YZ,
     ceil_div,
@@ -18,6 +19,7 @@ from llama_cu.ops.cuda_launch import (
     whole_warps,
 )
 from llama_cu.ops.cuda_templates import C_TYPES
+from llama_cu.ops.int8_cache import Int8Cache
 
 if TYPE_CHECKING:
     from llama_cu.ops.cuda_ops import CudaOps
@@ -32,10 +34,13 @@ _MMA_WIDE = (128, 64)  # rows and keys of a tile, up to this head size
 _MMA_WIDE_HEAD_DIM = 128
 _MMA_NARROW = (64, 32)
 _MMA_MIN_ARCH = 80
-_MMA_STATIC_BYTES = 1024
+_MMA_STATIC_BYTES = 2048
 _PARTITION = 256
 _NUM_THREADS = 128
 _DECODE_ROWS = (1, 2, 4, 8)
+
+# K and V, then the scales of both, None where there are none.
+_Caches = tuple[Array, Array, Array | None, Array | None]
 
 _INT32 = np.dtype(np.int32)
 _FLOAT32 = np.dtype(np.float32)
@@ -63,7 +68,7 @@ def fused_attention(
     window: int | None,
 ) -> Array:
     """`Ops.attention` for head_dim a multiple of 8 up to 256; kernels/attention_*.cu."""
-    _check(ops, q, k_cache=k_cache, v_cache=v_cache, batch=batch, window=window)
+    values, scales = _check(ops, q, k_cache=k_cache, v_cache=v_cache, batch=batch, window=window)
     num_tokens, num_heads, head_dim = q.shape
     fits = fuses_attention(head_dim)
     check(fits, "fused attention: head_dim must be a multiple of 8 up to 256, got {}", head_dim)
@@ -71,33 +76,41 @@ def fused_attention(
     stride = token_stride("attention: q", q, dtype=ops.dtype)
     check(stride % 8 == 0, "attention: token stride of q must be a multiple of 8, got {}", stride)
     out = ops.empty((num_tokens, num_heads * head_dim))
-    arrays = (q, k_cache, v_cache, batch.block_tables, batch.cu_seqlens_q, batch.context_lens, out)
+    caches = (*values, *scales)
+    arrays = (batch.block_tables, batch.cu_seqlens_q, batch.context_lens)
     last = (np.int64(stride), np.float32(scale), _NO_WINDOW if window is None else np.int32(window))
     if batch.max_query_len > 1:
-        _launch_prefill(ops, arrays, last=last, num_seqs=batch.num_seqs)
+        _launch_prefill(ops, q, caches, arrays, out, last=last)
     if 1 in batch.query_lens:
         lens = zip(batch.query_lens, batch.host_context_lens, strict=True)
         longest = max(context_len for query_len, context_len in lens if query_len == 1)
         num_partitions = ceil_div(longest, _PARTITION)
         for seqs in _decoded_together(batch.num_seqs, num_partitions * num_heads * head_dim):
-            _launch_decode(ops, arrays, seqs=seqs, last=last, num_partitions=num_partitions)
+            options: dict[str, Any] = {"seqs": seqs, "num_partitions": num_partitions}
+            _launch_decode(ops, q, caches, arrays, out, last=last, **options)
     return out
 
 
 def _launch_prefill(
-    ops: CudaOps, arrays: tuple[Array, ...], *, last: tuple[Any, ...], num_seqs: int
+    ops: CudaOps,
+    q: Array,
+    caches: _Caches,
+    arrays: tuple[Array, Array, Array],
+    out: Array,
+    *,
+    last: tuple[Any, ...],
 ) -> None:
-    q, k_cache, block_tables = arrays[0], arrays[1], arrays[3]
+    num_seqs, max_blocks = arrays[0].shape
     num_tokens, num_heads, head_dim = q.shape
-    block_size, num_kv_heads = k_cache.shape[1:3]
+    block_size, num_kv_heads = caches[0].shape[1:3]
     group = num_heads // num_kv_heads
     shared_bytes = mma_shared_bytes(head_dim) if uses_mma(ops, head_dim) else 0
     name = "attention_prefill_mma" if shared_bytes else "attention_prefill"
     tile_rows = mma_tile(head_dim)[0] if shared_bytes else _TILE_ROWS
-    kernel = ops.device.kernel(name, name, C_TYPES[ops.dtype.name], head_dim)
-    sizes = (num_seqs, block_tables.shape[1], block_size, group)
+    kernel = ops.device.kernel(name, name, C_TYPES[ops.dtype.name], head_dim, _in_8_bits(caches))
+    sizes = (num_seqs, max_blocks, block_size, group)
     grid = (num_tokens * group // tile_rows + num_seqs, num_kv_heads)
-    args = (*arrays, *map(np.int32, sizes), *last)
+    args = (q, *caches, *arrays, out, *map(np.int32, sizes), *last)
     launch(kernel, grid, _NUM_THREADS, *args, shared_bytes=shared_bytes)
 
 
@@ -133,36 +146,40 @@ def _decoded_together(num_seqs: int, sums_per_seq: int) -> Iterator[range]:
 
 def _launch_decode(
     ops: CudaOps,
-    arrays: tuple[Array, ...],
+    q: Array,
+    caches: _Caches,
+    arrays: tuple[Array, Array, Array],
+    out: Array,
     *,
     seqs: range,
     last: tuple[Any, ...],
     num_partitions: int,
 ) -> None:
-    q, k_cache, v_cache, block_tables, cu_seqlens_q, context_lens, out = arrays
+    block_tables, cu_seqlens_q, context_lens = arrays
     _, num_heads, head_dim = q.shape
-    block_size, num_kv_heads = k_cache.shape[1:3]
+    block_size, num_kv_heads = caches[0].shape[1:3]
     num_seqs, max_blocks = len(seqs), block_tables.shape[1]
     if num_seqs < block_tables.shape[0]:
         block_tables = block_tables[seqs.start : seqs.stop]
         cu_seqlens_q = cu_seqlens_q[seqs.start : seqs.stop + 1]
         context_lens = context_lens[seqs.start : seqs.stop]
-    arrays = (q, k_cache, v_cache, block_tables, cu_seqlens_q, context_lens, out)
+    args = (q, *caches, block_tables, cu_seqlens_q, context_lens, out)
     group = num_heads // num_kv_heads
     rows = next((rows for rows in _DECODE_ROWS if rows >= group), _DECODE_ROWS[-1])
     c_type = C_TYPES[ops.dtype.name]
     partials = (num_seqs, num_heads, num_partitions)
     partial_out = ops.device.empty((*partials, head_dim), _FLOAT32)
     partial_softmax = ops.device.empty((*partials, 2), _FLOAT32)
-    kernel = ops.device.kernel("attention_decode", "attention_decode", c_type, head_dim, rows)
+    form = (c_type, head_dim, rows, _in_8_bits(caches))
+    kernel = ops.device.kernel("attention_decode", "attention_decode", *form)
     sizes = map(np.int32, (max_blocks, block_size, num_kv_heads, group))
     grid = (num_partitions, num_kv_heads * ceil_div(group, rows), num_seqs)
-    launch(kernel, grid, _NUM_THREADS, *arrays, partial_out, partial_softmax, *sizes, *last)
+    launch(kernel, grid, _NUM_THREADS, *args, partial_out, partial_softmax, *sizes, *last)
     if num_partitions > 1:
         merge = ops.device.kernel("attention_decode", "attention_merge", c_type)
-        args = (partial_out, partial_softmax, cu_seqlens_q, context_lens, out)
+        merged = (partial_out, partial_softmax, cu_seqlens_q, context_lens, out)
         counts = (np.int32(num_partitions), np.int32(head_dim), last[-1])
-        launch(merge, (num_heads, num_seqs), whole_warps(head_dim), *args, *counts)
+        launch(merge, (num_heads, num_seqs), whole_warps(head_dim), *merged, *counts)
 
 
 def masked_softmax(ops: CudaOps, scores: Array, *, position: int, window: int | None) -> Array:
@@ -224,7 +241,10 @@ def unfused_attention(
 
 def _gathered(ops: CudaOps, cache: Array, *, blocks: Array, context_len: int) -> Array:
     """A sequence's K or V, contiguous: [num_kv_heads, context_len, head_dim], a transposed view."""
-    rows = ops.gather(cache.reshape(cache.shape[0], -1), blocks)
+    if isinstance(cache, Int8Cache):
+        rows = launch_gather_int8(ops.device, cache, blocks=blocks, dtype=ops.dtype)
+    else:
+        rows = ops.gather(cache.reshape(cache.shape[0], -1), blocks)
     return rows.reshape(-1, *cache.shape[2:])[:context_len].transpose(1, 0, 2)
 
 
@@ -257,16 +277,19 @@ def _attend(
         ops.device.gemm(weights[member][..., :num_keys], v, target, transpose_b=False)
 
 
+def _in_8_bits(caches: _Caches) -> int:
+    return int(caches[2] is not None)
+
+
 def _check(
     ops: CudaOps, q: Array, *, k_cache: Array, v_cache: Array, batch: Batch, window: int | None
-) -> None:
+) -> tuple[tuple[Array, Array], tuple[Array | None, Array | None]]:
+    """What the caches hold, and their scales; ValueError for what does not fit together."""
     num_heads, head_dim = q.shape[1:]
     num_kv_heads = k_cache.shape[2]
     divides = num_heads % num_kv_heads == 0
     check(divides, "attention: {} query heads for {} KV heads", num_heads, num_kv_heads)
-    shape = (*k_cache.shape[:3], head_dim)
-    check_array("attention: k_cache", k_cache, shape=shape, dtype=ops.dtype)
-    check_array("attention: v_cache", v_cache, shape=shape, dtype=ops.dtype)
+    caches = check_caches("attention", (k_cache, v_cache), head_dim=head_dim, dtype=ops.dtype)
     num_seqs = batch.num_seqs
     tables = (num_seqs, batch.block_tables.shape[1])
     check_array("attention: block_tables", batch.block_tables, shape=tables, dtype=_INT32)
@@ -277,3 +300,4 @@ def _check(
     check(window is None or window > 0, "attention: window must be at least 1, got {}", window)
     fits = batch.max_context_len <= batch.block_tables.shape[1] * k_cache.shape[1]
     check(fits, "attention: context {} exceeds the block table", batch.max_context_len)
+    return caches

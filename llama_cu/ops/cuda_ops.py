@@ -48,12 +48,13 @@ from llama_cu.ops.cuda_sampling import (
 )
 from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.device import Device
+from llama_cu.ops.int8_cache import Int8Cache, scales_shape
 from llama_cu.quantized import Scheme
 from llama_cu.weight_loading import WeightLoader
 
 Array = Any
 
-_INT32 = np.dtype(np.int32)
+_INT8, _INT32 = np.dtype(np.int8), np.dtype(np.int32)
 _FLOAT32 = np.dtype(np.float32)
 # Of a pinned buffer that weights go up through: enough to hide the start of each copy.
 _CHUNK_BYTES = 32 << 20
@@ -96,6 +97,12 @@ class CudaOps(Ops):
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         return self.device.empty(shape, self.dtype)
+
+    def empty_cache(self, shape: tuple[int, int, int, int], kv_dtype: str) -> Array | Int8Cache:
+        if kv_dtype != "int8":
+            return self.empty(shape)
+        values = self.device.empty(shape, _INT8)
+        return Int8Cache(values, self.device.empty(scales_shape(shape), _FLOAT32))
 
     def random_weight(self, shape: tuple[int, ...], *, seed: int, scale: float) -> Array:
         out = self.empty(shape)

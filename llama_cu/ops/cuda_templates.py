@@ -70,6 +70,7 @@ def _forms(
 _LANES = (1, 2, 4, 8)
 _FORMS = ((4, 32), (6, 32), (6, 16), (8, 32), (8, 0))  # of packed.cuh: bits, group
 _BLOCK_TYPES = (2, 3, 6, 7, 8, 12, 13, 14)  # of gguf.cu
+_INT8 = (0, 1)  # whether the KV cache is in 8 bits
 _HALVES = (C_TYPES["float16"], C_TYPES["bfloat16"])
 
 # One row a kernel. A test compares it with what the suite asks a device for.
@@ -93,10 +94,17 @@ TEMPLATES: tuple[Template, ...] = (
     Template("rope", "rope_angles"),
     Template("rope", "rope", ("T", _LANES)),
     Template("kv_cache", "store_kv", ("T", _LANES)),
-    Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1))),
-    Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM")),
-    Template("attention_prefill_mma", "attention_prefill_mma", (_HALVES, "HEAD_DIM"), min_arch=80),
-    Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8))),
+    Template("kv_cache", "store_kv_int8", ("T", _LANES)),
+    Template("kv_cache", "gather_int8", ("T", _LANES)),
+    Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1), _INT8)),
+    Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM", _INT8)),
+    Template(
+        "attention_prefill_mma",
+        "attention_prefill_mma",
+        (_HALVES, "HEAD_DIM", _INT8),
+        min_arch=80,
+    ),
+    Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8), _INT8)),
     Template("attention_decode", "attention_merge", ("T",)),
     Template("softmax", "softmax", ("T",)),
     Template("swiglu", "swiglu", ("T", _LANES)),

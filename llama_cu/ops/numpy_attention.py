@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llama_cu.batch import Batch
+from llama_cu.ops.int8_cache import Int8Cache
 
 Array = Any
 
@@ -27,8 +28,8 @@ def attention(
     for i, query_len in enumerate(batch.query_lens):
         blocks = batch.block_slices[i] or list(batch.host_block_tables[i])
         context_len = batch.host_context_lens[i]
-        k = k_cache[blocks].reshape(-1, *k_cache.shape[2:])[:context_len]
-        v = v_cache[blocks].reshape(-1, *v_cache.shape[2:])[:context_len]
+        k = _rows(k_cache, blocks)[:context_len]
+        v = _rows(v_cache, blocks)[:context_len]
         if query_len == 1:
             _attend_one(q[start], k, v, scale, window, out=out[start])
         else:
@@ -36,6 +37,14 @@ def attention(
             _attend(q[rows], k, v, scale, window, out=out[rows])
         start += query_len
     return out
+
+
+def _rows(cache: Array | Int8Cache, blocks: slice | list[int]) -> Array:
+    """The cached K or V of some blocks, token by token: [num_tokens, num_kv_heads, head_dim]."""
+    if isinstance(cache, Int8Cache):
+        scales = cache.scales[blocks].transpose(0, 2, 1)[..., None]
+        return (cache.values[blocks] * scales).reshape(-1, *cache.shape[2:])
+    return cache[blocks].reshape(-1, *cache.shape[2:])
 
 
 def _attend_one(

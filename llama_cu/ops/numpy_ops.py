@@ -17,6 +17,7 @@ import numpy as np
 
 from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.base import Ops
+from llama_cu.ops.int8_cache import Int8Cache, quantize_rows, scales_shape
 from llama_cu.ops.numpy_attention import attention, unseen
 from llama_cu.ops.numpy_sampling import draw, edit, logprobs, mask
 from llama_cu.quantized import Scheme, rounded
@@ -93,10 +94,13 @@ class NumpyOps(Ops):
         return array
 
     def empty(self, shape: tuple[int, ...]) -> Array:
-        # For the KV cache. Of large arrays NumPy asks for huge pages, and the first tokens would
-        # clear 2 MiB for the K and again for the V of each layer: 128 ms with 30 layers, not 13.
-        memory = _pages(math.prod(shape) * 4)
-        return np.frombuffer(memory, np.float32).reshape(shape)
+        return np.empty(shape, self.storage_dtype)
+
+    def empty_cache(self, shape: tuple[int, int, int, int], kv_dtype: str) -> Array | Int8Cache:
+        if kv_dtype != "int8":
+            return _untouched(shape, np.dtype(np.float32))
+        values = _untouched(shape, np.dtype(np.int8))
+        return Int8Cache(values, _untouched(scales_shape(shape), np.dtype(np.float32)))
 
     def free_memory(self) -> int:
         meminfo = Path("/proc/meminfo")
@@ -200,8 +204,8 @@ class NumpyOps(Ops):
                 return
         elif slots.size < slot_mapping.size:
             k, v = k[slot_mapping >= 0], v[slot_mapping >= 0]
-        k_cache.reshape(-1, *k.shape[1:])[slots] = k
-        v_cache.reshape(-1, *v.shape[1:])[slots] = v
+        _store(k, k_cache, slots)
+        _store(v, v_cache, slots)
 
     def attention(
         self,
@@ -251,11 +255,28 @@ class NumpyOps(Ops):
         return logprobs(logits, token_ids, num_top)
 
 
-def _pages(num_bytes: int) -> mmap.mmap:
-    """Zeros that take up memory only where they are touched, page by page."""
+def _untouched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Zeros that take up memory only where they are touched, page by page.
+
+    Of large arrays NumPy asks for huge pages, and the first tokens would clear 2 MiB for the K and
+    again for the V of each layer: 128 ms with 30 layers, not 13.
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
     if sys.platform == "win32":
-        return mmap.mmap(-1, num_bytes)
-    return mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages = mmap.mmap(-1, num_bytes)
+    else:
+        pages = mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype).reshape(shape)
+
+
+def _store(rows: Array, cache: Array | Int8Cache, slots: Array | int) -> None:
+    if isinstance(cache, Int8Cache):
+        numbers, scales = quantize_rows(rows if isinstance(slots, np.ndarray) else rows[0])
+        block_size = cache.shape[1]
+        cache.values.reshape(-1, *rows.shape[1:])[slots] = numbers
+        cache.scales[slots // block_size, :, slots % block_size] = scales
+    else:
+        cache.reshape(-1, *rows.shape[1:])[slots] = rows
 
 
 def _has_short_rows(shape: tuple[int, ...]) -> bool:
