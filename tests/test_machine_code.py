@@ -55,7 +55,7 @@ def test_quantized_weights_are_loaded_widely_and_multiplied_on_tensor_cores(
 def test_prefill_multiplies_on_tensor_cores_and_copies_in_the_background(
     arch: int, c_type: str, head_dim: int
 ) -> None:
-    expression = f"attention_prefill_mma<{c_type}, {head_dim}>"
+    expression = f"attention_prefill_mma<{c_type}, {head_dim}, 0>"
     counts = found("attention_prefill_mma", expression, arch)
     row_tiles, keys = (2, 64) if head_dim <= 128 else (1, 32)
     # One for 16 rows, 8 keys and 16 elements of a head: weights v, and four steps of q k^T.

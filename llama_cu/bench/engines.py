@@ -107,12 +107,16 @@ def _ones(ops: Ops, size: int) -> Array:
 
 
 def make_engine(
-    ops: Ops, config: ModelConfig, weights: Weights, *, num_blocks: int, max_num_seqs: int
+    ops: Ops,
+    config: ModelConfig,
+    weights: Weights,
+    *,
+    num_blocks: int,
+    max_num_seqs: int,
+    kv_dtype: str = "auto",
 ) -> Engine:
     """The engine as `LLM` makes it, with a KV cache of so many blocks."""
     llama = Llama(config, weights, ops, max_model_len=default_max_model_len(config))
-    return Engine(
-        llama,
-        allocate_kv_cache(ops, config, num_blocks=num_blocks, block_size=BLOCK_SIZE),
-        max_num_seqs=max_num_seqs,
-    )
+    blocks = {"num_blocks": num_blocks, "block_size": BLOCK_SIZE}
+    cache = allocate_kv_cache(ops, config, **blocks, kv_dtype=kv_dtype)
+    return Engine(llama, cache, max_num_seqs=max_num_seqs)

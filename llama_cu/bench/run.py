@@ -29,6 +29,7 @@ from llama_cu.checkpoint.weights import Weights
 from llama_cu.kv_cache import kv_bytes_per_token
 from llama_cu.loading import load, prepare_kernels
 from llama_cu.ops.base import Ops
+from llama_cu.ops.int8_cache import check_kv_dtype
 from llama_cu.quantized import Scheme
 
 _CONTEXTS = (512, 4096)
@@ -47,8 +48,10 @@ class Plan:
     prompt_len: int | None = None
     repeats: int = 5
     steps: int = 32
+    kv_dtype: str = "auto"
 
     def __post_init__(self) -> None:
+        check_kv_dtype(self.kv_dtype)
         for name, values in (("batch_sizes", self.batch_sizes), ("contexts", self.contexts)):
             if values is not None and not values:
                 raise ValueError(f"{name} must name at least one number")
@@ -95,7 +98,7 @@ def run_bench(
     config = source.config
     progress = progress or (lambda what, done, total: None)
     if source.folder is None:
-        prepare_kernels(config, ops, source.scheme)
+        prepare_kernels(config, ops, source.scheme, kv_dtype=plan.kv_dtype)
         weights = random_weights(ops, config, scheme=source.scheme, progress=progress)
     else:
         weights = load(
@@ -104,9 +107,10 @@ def run_bench(
             ops,
             scheme=source.scheme,
             expand=source.expand,
+            kv_dtype=plan.kv_dtype,
             progress=partial(progress, "weights"),
         )
-    sizes = _Sizes(config, ops.storage_dtype.itemsize, weights)
+    sizes = _Sizes(config, ops.storage_dtype.itemsize, weights, plan.kv_dtype)
     wanted = _Wanted(config, plan, ops)
     stopwatch = Stopwatch(
         make_engine(
@@ -115,6 +119,7 @@ def run_bench(
             weights,
             num_blocks=wanted.num_blocks,
             max_num_seqs=max([1, *(batch_size for batch_size, _ in wanted.decode)]),
+            kv_dtype=plan.kv_dtype,
         )
     )
     prefill = []
@@ -154,9 +159,12 @@ class _Sizes:
     config: ModelConfig
     itemsize: int
     weights: Weights
+    kv_dtype: str
 
     def of_step(self, context_lens: Sequence[int]) -> int:
-        kv_bytes = read_kv_bytes(self.config, self.itemsize, context_lens=context_lens)
+        kv_bytes = read_kv_bytes(
+            self.config, self.itemsize, context_lens=context_lens, kv_dtype=self.kv_dtype
+        )
         return held_weight_bytes(self.weights, num_rows=len(context_lens)) + kv_bytes
 
 
@@ -166,7 +174,8 @@ class _Wanted:
     def __init__(self, config: ModelConfig, plan: Plan, ops: Ops) -> None:
         self._longest = default_max_model_len(config)
         self._beside = tokens_beside_context(plan.steps)
-        self._block_bytes = BLOCK_SIZE * kv_bytes_per_token(config, ops.storage_dtype.itemsize)
+        token_bytes = kv_bytes_per_token(config, ops.storage_dtype.itemsize, plan.kv_dtype)
+        self._block_bytes = BLOCK_SIZE * token_bytes
         self._free_bytes = int(_CACHE_SHARE * ops.free_memory())
         self.skipped: list[dict[str, str]] = []
         contexts, prompt_len = plan.contexts, plan.prompt_len

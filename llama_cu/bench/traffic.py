@@ -17,6 +17,7 @@ from llama_cu.checkpoint.weights import (
     weight_bytes,
 )
 from llama_cu.ops.cuda_quantized import packed_bytes
+from llama_cu.ops.int8_cache import row_bytes
 from llama_cu.quantized import Scheme, can_quantize
 
 
@@ -61,10 +62,12 @@ def _saved_bytes(shape: tuple[int, int], itemsize: int, scheme: Scheme) -> int:
     )
 
 
-def read_kv_bytes(config: ModelConfig, itemsize: int, *, context_lens: Iterable[int]) -> int:
+def read_kv_bytes(
+    config: ModelConfig, itemsize: int, *, context_lens: Iterable[int], kv_dtype: str = "auto"
+) -> int:
     """Bytes of K and V that one decode step reads, for contexts that include the new token."""
-    row = 2 * config.num_key_value_heads * config.head_dim * itemsize
-    return row * sum(
+    per_key = 2 * config.num_key_value_heads * row_bytes(config.head_dim, kv_dtype, itemsize)
+    return per_key * sum(
         min(context_len, window or context_len)
         for context_len in context_lens
         for window in config.sliding_windows

@@ -76,6 +76,8 @@ def table(report: dict[str, Any]) -> list[str]:
     roofs, dtype = report["roofs"], report["dtype"]
     random = " (random weights)" if report["weights"] == "random" else ""
     bits = f", matrices in {report['quantize']}," if report["quantize"] else ""
+    if report["plan"]["kv_dtype"] != "auto":
+        bits += f" KV cache in {report['plan']['kv_dtype']},"
     lines = [
         f"{report['model']}{random} in {dtype}{bits} on {report['device']}",
         f"reads {roofs['read_bytes_per_s'] / 1e9:.4g} GB/s, multiplies "

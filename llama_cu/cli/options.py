@@ -26,6 +26,9 @@ Quantize = Annotated[
         help="Hold the weights in 8 or 4 bits; none expands those of a GGUF file.",
     ),
 ]
+KvDtype = Annotated[
+    str, typer.Option("--kv-dtype", metavar="auto|int8", help="Hold the KV cache in 8 bits.")
+]
 MaxModelLen = Annotated[
     int | None,
     typer.Option("--max-model-len", help="Longest prompt and answer together, in tokens."),

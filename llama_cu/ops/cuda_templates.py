@@ -38,9 +38,17 @@ class Template:
     choices: tuple[str | int | tuple[str | int, ...], ...] = ()
     min_arch: int = ARCHS[0]
 
-    def specialisations(self, head_dims: Sequence[int] = HEAD_DIMS) -> Iterator[Specialisation]:
-        """Every combination of the choices."""
+    def specialisations(
+        self, head_dims: Sequence[int] = HEAD_DIMS, *, ends_only: bool = False
+    ) -> Iterator[Specialisation]:
+        """Every combination of the choices; of numbers only the first and the last if so wished."""
         alternatives = [_alternatives(choice, head_dims) for choice in self.choices]
+        if ends_only:
+            numbers = [isinstance(choice, tuple) and choice != _HALVES for choice in self.choices]
+            alternatives = [
+                (values[0], values[-1]) if are_numbers and len(values) > 2 else values
+                for values, are_numbers in zip(alternatives, numbers, strict=True)
+            ]
         for args in itertools.product(*alternatives):
             where = self.choices.index("HEAD_DIM") if "HEAD_DIM" in self.choices else None
             head_dim = None if where is None else int(args[where])
@@ -124,10 +132,12 @@ TEMPLATES: tuple[Template, ...] = (
 )
 
 
-def specialisations(arch: int, *, head_dims: Sequence[int] = HEAD_DIMS) -> list[Specialisation]:
+def specialisations(
+    arch: int, *, head_dims: Sequence[int] = HEAD_DIMS, ends_only: bool = False
+) -> list[Specialisation]:
     """Everything that cuda_ops.py may ask a device of sm_`arch` for."""
     own = [template for template in TEMPLATES if template.min_arch <= arch]
-    return [s for template in own for s in template.specialisations(head_dims)]
+    return [s for template in own for s in template.specialisations(head_dims, ends_only=ends_only)]
 
 
 def _alternatives(

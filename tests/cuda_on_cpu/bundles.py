@@ -14,9 +14,9 @@ def bundle(wanted: Specialisation, kernel_dir: Path) -> list[str]:
     """The expressions to build into one library with the wanted kernel.
 
     Of our own kernels: all that the table has of the file for every element type, or, where the
-    head size is an argument, those of one head size and element type. LaunchError for a kernel
-    that the table lacks, because then nothing compiles it for a GPU. A file with dynamic shared
-    memory is built kernel by kernel, so that its static shared memory is known.
+    head size is an argument, those of one head size, element type and last argument. LaunchError
+    for a kernel that the table lacks, because then nothing compiles it for a GPU. A file with
+    dynamic shared memory is built kernel by kernel, so that its static shared memory is known.
     """
     if kernel_dir != KERNEL_DIR:
         return [wanted.expression]
@@ -33,9 +33,9 @@ def bundle(wanted: Specialisation, kernel_dir: Path) -> list[str]:
         together = [s for t in rows if "HEAD_DIM" not in t.choices for s in t.specialisations()]
         return [s.expression for s in together]
     head_dim = int(wanted.template_args[own[0].choices.index("HEAD_DIM")])
-    same = [s for s in own[0].specialisations((head_dim,)) if _type(s) == _type(wanted)]
+    same = [s for s in own[0].specialisations((head_dim,)) if _ends(s) == _ends(wanted)]
     return [s.expression for s in same]
 
 
-def _type(specialisation: Specialisation) -> str | int:
-    return specialisation.template_args[0]
+def _ends(specialisation: Specialisation) -> tuple[str | int, str | int]:
+    return specialisation.template_args[0], specialisation.template_args[-1]
