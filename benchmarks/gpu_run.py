@@ -47,6 +47,11 @@ BENCHES = (
     ("8b x64", "llama-3.1-8b", ("--batch-sizes", "64", "--contexts", "1024")),
     ("8b int4", "llama-3.1-8b", ("--quantize", "int4", "--batch-sizes", "1,8,32")),
     ("8b int8", "llama-3.1-8b", ("--quantize", "int8", "--batch-sizes", "1,8,32")),
+    (
+        "8b int4 kv8",
+        "llama-3.1-8b",
+        ("--quantize", "int4", "--kv-dtype", "int8", "--batch-sizes", "1", "--contexts", "32768"),
+    ),
     ("1b", "llama-3.2-1b", ("--contexts", "512,4096")),
     ("135m", "smollm2-135m", ("--contexts", "512,4096")),
     ("story", "story", ("--contexts", "256")),

@@ -49,6 +49,7 @@ OPS = (
     "tests/test_kept_blocks.py",
     "tests/test_rotate_and_store.py",
     "tests/test_attention.py",
+    "tests/test_int8_cache.py",
     "tests/test_sampling.py",
     "tests/test_wide_sampling.py",
 )

@@ -31,17 +31,20 @@ class Card:
 
 
 CARDS = (Card("H100 SXM", 3.35e12, 989e12), Card("H200", 4.8e12, 989e12))
-STEPS: tuple[tuple[str, int, int, str | None], ...] = (
-    ("llama-3.1-8b", 1, 512, None),
-    ("llama-3.1-8b", 1, 8192, None),
-    ("llama-3.1-8b", 1, 32768, None),
-    ("llama-3.1-8b", 64, 1024, None),
-    ("llama-3.1-8b", 1, 512, "int8"),
-    ("llama-3.1-8b", 1, 512, "int4"),
-    ("llama-3.2-1b", 1, 512, None),
-    ("qwen2.5-0.5b", 1, 512, None),
-    ("smollm2-135m", 1, 512, None),
-    ("story", 1, 256, None),
+# Model, sequences, context, and what is in fewer bits: the weights, the KV cache.
+STEPS: tuple[tuple[str, int, int, str | None, str], ...] = (
+    ("llama-3.1-8b", 1, 512, None, "auto"),
+    ("llama-3.1-8b", 1, 8192, None, "auto"),
+    ("llama-3.1-8b", 1, 32768, None, "auto"),
+    ("llama-3.1-8b", 64, 1024, None, "auto"),
+    ("llama-3.1-8b", 1, 512, "int8", "auto"),
+    ("llama-3.1-8b", 1, 512, "int4", "auto"),
+    ("llama-3.1-8b", 1, 32768, None, "int8"),
+    ("llama-3.1-8b", 1, 32768, "int4", "int8"),
+    ("llama-3.2-1b", 1, 512, None, "auto"),
+    ("qwen2.5-0.5b", 1, 512, None, "auto"),
+    ("smollm2-135m", 1, 512, None, "auto"),
+    ("story", 1, 256, None, "auto"),
 )
 PREFILLS = (("llama-3.1-8b", 2048), ("llama-3.2-1b", 2048), ("smollm2-135m", 2048))
 
@@ -54,15 +57,18 @@ def decode_table() -> Iterator[str]:
     """Lines of Markdown: greedy decode steps, and what the roofs allow."""
     cards = [f"{card.name}: ms, tok/s" for card in CARDS]
     yield from _head("decode step", "GB read", "GFLOP", "launches", *cards)
-    for name, batch_size, context, bits in STEPS:
+    for name, batch_size, context, bits, kv_dtype in STEPS:
         config, contexts = random_config(name), (context,) * batch_size
         scheme = find_scheme(bits)
-        num_bytes = decode_bytes(config, ITEMSIZE, context_lens=contexts, scheme=scheme)
+        num_bytes = decode_bytes(
+            config, ITEMSIZE, context_lens=contexts, scheme=scheme, kv_dtype=kv_dtype
+        )
         flops = decode_flops(config, context_lens=contexts)
         roofs = [max(num_bytes / card.bandwidth, flops / card.flops) for card in CARDS]
         launches = decode_launches(config, num_rows=batch_size, context=context)
         yield _line(
-            f"{name}{f' {bits}' if bits else ''}, batch {batch_size}, context {context}",
+            f"{name}{f' {bits}' if bits else ''}, batch {batch_size}, context {context}"
+            f"{'' if kv_dtype == 'auto' else f' in {kv_dtype}'}",
             f"{num_bytes / 1e9:.3f}",
             f"{flops / 1e9:.1f}",
             f"{launches}",

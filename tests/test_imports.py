@@ -97,7 +97,9 @@ def test_nothing_below_the_command_line_imports_it(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_below_the_command_line_imports_what_measures(module):
-    if not module.startswith(("llama_cu.cli.bench", "llama_cu.cli.measure_commands", "llama_cu.bench")):
+    if not module.startswith(
+        ("llama_cu.cli.bench", "llama_cu.cli.measure_commands", "llama_cu.bench")
+    ):
         assert not [name for name in imports(MODULES[module]) if name.startswith("llama_cu.bench")]
 
 

@@ -80,11 +80,12 @@ def decode_bytes(
     *,
     context_lens: Iterable[int],
     scheme: Scheme | None = None,
+    kv_dtype: str = "auto",
 ) -> int:
     """Bytes that one decode step reads: weights once, and the K and V of every context."""
     context_lens = tuple(context_lens)
     weights = read_weight_bytes(config, itemsize, num_rows=len(context_lens), scheme=scheme)
-    return weights + read_kv_bytes(config, itemsize, context_lens=context_lens)
+    return weights + read_kv_bytes(config, itemsize, context_lens=context_lens, kv_dtype=kv_dtype)
 
 
 def decode_flops(config: ModelConfig, *, context_lens: Iterable[int]) -> int:
