@@ -54,6 +54,8 @@ class LLM:
     layers in so many bits and the LM head in 8, by `quantized.quantize`; a CPU computes with what
     they are worth. Without it a GPU keeps those of a GGUF file in as many bits as the file has;
     `none` expands them to `dtype`. `kv_dtype` int8 holds the KV cache in 8 bits, auto as `dtype`.
+    `low_memory` has a CPU hold matrices as small as the file, or `quantize`, has them, and expand
+    them in each step; it is slower.
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
     of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
     answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.
@@ -71,6 +73,7 @@ class LLM:
         dtype: str = "auto",
         quantize: str | None = None,
         kv_dtype: str = "auto",
+        low_memory: bool = False,
         max_model_len: int | None = None,
         kv_cache_bytes: int | None = None,
         seed: int | None = None,
@@ -99,6 +102,8 @@ class LLM:
         self._speculate = speculate is not None
         scheme = find_scheme(quantize)
         check_kv_dtype(kv_dtype)
+        if low_memory and quantize == EXPANDED:
+            raise ValueError("low_memory holds blocks as they are, quantize='none' expands them")
         if seed is not None:
             check_integer("seed", seed, 0, MAX_SEED)
         check_number("gpu_memory_utilization", gpu_memory_utilization, 0, 1, open_low=True)
@@ -120,6 +125,7 @@ class LLM:
             device,
             dtype,
             checkpoint_dtype=config.dtype,
+            low_memory=low_memory,
             on_compile=lambda name: report(f"compiling {name}", 0, 0),
         )
         self.device_name, self.dtype = ops.device_name, ops.dtype.name

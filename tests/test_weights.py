@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llama_cu.checkpoint.config import load_config
-from llama_cu.checkpoint.convert import convert
 from llama_cu.checkpoint.weights import load_weights, weight_bytes
+from llama_cu.convert import convert
 from llama_cu.errors import BackendUnavailable, ModelError
 from tests.checkpoints import (
     EMBED_TOKENS,

@@ -52,8 +52,7 @@ def held_weight_bytes(weights: Weights, *, num_rows: int) -> int:
     total = sum(int(array.nbytes) for array in held if array is not None)
     if weights.lm_head is weights.embed_tokens:
         return total
-    row = weights.embed_tokens.shape[1] * weights.embed_tokens.itemsize
-    return total + num_rows * int(row)
+    return total + num_rows * int(weights.embed_tokens.nbytes // weights.embed_tokens.shape[0])
 
 
 def _saved_bytes(shape: tuple[int, int], itemsize: int, scheme: Scheme) -> int:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from llama_cu.checkpoint.config import ModelConfig, read_config
-from llama_cu.checkpoint.convert import FLOAT16, FLOAT32
 from llama_cu.checkpoint.fields import Fields
 from llama_cu.checkpoint.gguf import GgufFile
 from llama_cu.checkpoint.gguf_tensors import ROPE_FACTORS
 from llama_cu.checkpoint.rope import RopeConfig
+from llama_cu.convert import FLOAT16, FLOAT32
 from llama_cu.errors import ModelError
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")

@@ -11,13 +11,13 @@ import numpy as np
 
 from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.config import ModelConfig
-from llama_cu.checkpoint.convert import BFLOAT16, FLOAT16, FLOAT32
 from llama_cu.checkpoint.gguf_tensors import LAYER_NAMES, NAMES, PERMUTED, ROPE_FACTORS
 from llama_cu.checkpoint.gguf_tokenizer_export import tokenizer_metadata
 from llama_cu.checkpoint.gguf_writer import OutTensor, write_gguf
 from llama_cu.checkpoint.rope import inv_freq_table
 from llama_cu.checkpoint.tensor_set import TensorSet, ignored, open_tensors
 from llama_cu.checkpoint.tokenizer import Tokenizer
+from llama_cu.convert import BFLOAT16, FLOAT16, FLOAT32
 from llama_cu.errors import ModelError
 from llama_cu.gguf_quants import BLOCK_TYPES, BlockType
 from llama_cu.quantized import INT4, INT8, Quants, Scheme, can_quantize, quantize

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.checkpoint.convert import FLOAT32, convert
 from llama_cu.checkpoint.gguf import GgufFile, GgufTensor
 from llama_cu.checkpoint.tensor_file import FLOAT_NAMES, TensorEntry
+from llama_cu.convert import FLOAT32, convert
 from llama_cu.errors import ModelError
 from llama_cu.weight_loading import BlockRows
 

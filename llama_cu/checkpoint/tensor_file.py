@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from llama_cu.checkpoint.convert import BFLOAT16, FLOAT16, FLOAT32, convert
+from llama_cu.convert import BFLOAT16, FLOAT16, FLOAT32, convert
 from llama_cu.errors import ModelError
 
 Array = Any

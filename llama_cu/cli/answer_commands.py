@@ -18,6 +18,7 @@ def story(
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
     kv_dtype: opt.KvDtype = "auto",
+    low_memory: opt.LowMemory = False,
     max_tokens: opt.MaxTokens = 512,
     temperature: opt.Temperature = None,
     top_k: opt.TopK = None,
@@ -31,7 +32,13 @@ def story(
     options = given(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
-    load = {"device": device, "dtype": dtype, "quantize": quantize, "kv_dtype": kv_dtype}
+    load = {
+        "device": device,
+        "dtype": dtype,
+        "quantize": quantize,
+        "kv_dtype": kv_dtype,
+        "low_memory": low_memory,
+    }
     raise typer.Exit(tell_story(model, prompt, load=load, options=options))
 
 
@@ -41,6 +48,7 @@ def chat(
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
     kv_dtype: opt.KvDtype = "auto",
+    low_memory: opt.LowMemory = False,
     max_model_len: opt.MaxModelLen = None,
     system: Annotated[str | None, typer.Option("--system", help="The system prompt.")] = None,
     max_tokens: opt.MaxTokens = None,
@@ -63,6 +71,7 @@ def chat(
         dtype=dtype,
         quantize=quantize,
         kv_dtype=kv_dtype,
+        low_memory=low_memory,
         max_model_len=max_model_len,
         speculate=speculate,
     )
@@ -81,6 +90,7 @@ def generate(
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
     kv_dtype: opt.KvDtype = "auto",
+    low_memory: opt.LowMemory = False,
     max_model_len: opt.MaxModelLen = None,
     max_tokens: opt.MaxTokens = 256,
     temperature: opt.Temperature = None,
@@ -119,6 +129,7 @@ def generate(
             "dtype": dtype,
             "quantize": quantize,
             "kv_dtype": kv_dtype,
+            "low_memory": low_memory,
             "max_model_len": max_model_len,
             "speculate": speculate,
         },
@@ -146,6 +157,7 @@ def serve(
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
     kv_dtype: opt.KvDtype = "auto",
+    low_memory: opt.LowMemory = False,
     max_model_len: opt.MaxModelLen = None,
     kv_cache_memory: Annotated[
         str | None, typer.Option("--kv-cache-memory", help="Memory for the KV cache: 512M, 4G.")
@@ -194,6 +206,7 @@ def serve(
                 "dtype": dtype,
                 "quantize": quantize,
                 "kv_dtype": kv_dtype,
+                "low_memory": low_memory,
                 "max_model_len": max_model_len,
                 "kv_cache_bytes": memory_size("--kv-cache-memory", kv_cache_memory),
                 "gpu_memory_utilization": gpu_memory_utilization,

@@ -85,6 +85,7 @@ def perplexity(
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
     kv_dtype: opt.KvDtype = "auto",
+    low_memory: opt.LowMemory = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Say how well a model predicts a text: perplexity and bits per byte."""
@@ -95,7 +96,13 @@ def perplexity(
         read_text(text),
         context=context,
         stride=stride,
-        load={"device": device, "dtype": dtype, "quantize": quantize, "kv_dtype": kv_dtype},
+        load={
+            "device": device,
+            "dtype": dtype,
+            "quantize": quantize,
+            "kv_dtype": kv_dtype,
+            "low_memory": low_memory,
+        },
         as_json=as_json,
     )
 

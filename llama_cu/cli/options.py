@@ -29,6 +29,10 @@ Quantize = Annotated[
 KvDtype = Annotated[
     str, typer.Option("--kv-dtype", metavar="auto|int8", help="Hold the KV cache in 8 bits.")
 ]
+LowMemory = Annotated[
+    bool,
+    typer.Option("--low-memory", help="On a CPU: hold weights as small as the file, slower."),
+]
 MaxModelLen = Annotated[
     int | None,
     typer.Option("--max-model-len", help="Longest prompt and answer together, in tokens."),

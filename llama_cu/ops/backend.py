@@ -20,14 +20,15 @@ def get_ops(
     dtype: str,
     *,
     checkpoint_dtype: str = "float32",
+    low_memory: bool = False,
     on_compile: Callable[[str], None] | None = None,
 ) -> tuple[Ops, str]:
     """The ops of a device, and one line on which was taken and why.
 
     `device` is auto, cpu, cuda, or a Device to run the CUDA kernels on; `dtype` a name of DTYPES
-    or auto, which means the checkpoint's on CUDA and float32 on the CPU. `on_compile` is told the
-    name of each kernel that must be compiled first. Raises BackendUnavailable when cuda cannot be
-    had, ValueError for other names.
+    or auto, which means the checkpoint's on CUDA and float32 on the CPU. `low_memory` is for a CPU.
+    `on_compile` is told the name of each kernel that must be compiled first. Raises
+    BackendUnavailable when cuda cannot be had, ValueError for other names.
     """
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -37,19 +38,19 @@ def get_ops(
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if device == "cpu":
-        return _numpy_ops(dtype), "cpu, as asked"
+        return _numpy_ops(dtype, low_memory), "cpu, as asked"
     try:
         gpu = _open_gpu(on_compile)
     except BackendUnavailable as reason:
         if device == "cuda":
             raise
-        return _numpy_ops(dtype), f"cpu, because CUDA is not available: {reason}"
+        return _numpy_ops(dtype, low_memory), f"cpu, because CUDA is not available: {reason}"
     why = "as asked" if device == "cuda" else "because a GPU is available"
     return _cuda_ops(gpu, cuda_dtype), f"cuda, {why} ({gpu.name})"
 
 
-def _numpy_ops(dtype: str) -> Ops:
-    return NumpyOps(DTYPES["float32" if dtype == "auto" else dtype])
+def _numpy_ops(dtype: str, low_memory: bool) -> Ops:
+    return NumpyOps(DTYPES["float32" if dtype == "auto" else dtype], low_memory=low_memory)
 
 
 def _cuda_ops(device: Device, dtype: np.dtype[Any]) -> Ops:

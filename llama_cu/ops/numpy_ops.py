@@ -17,8 +17,10 @@ import numpy as np
 
 from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.base import Ops
+from llama_cu.ops.compact import CompactLoader, quantize_compactly
 from llama_cu.ops.int8_cache import Int8Cache, quantize_rows, scales_shape
 from llama_cu.ops.numpy_attention import attention, unseen
+from llama_cu.ops.numpy_matrix import Shelf, matmul, take_rows
 from llama_cu.ops.numpy_sampling import draw, edit, logprobs, mask
 from llama_cu.quantized import Scheme, rounded
 from llama_cu.weight_loading import WeightLoader
@@ -31,64 +33,46 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
-# A BLAS matrix-matrix product packs the whole weight first; below this many rows one
-# matrix-vector product per row is faster, and a row's result cannot depend on its neighbours.
-_MAX_ROWS_BY_VECTOR = 4
-
-# A matrix-vector product streams a matrix along its contiguous axis, a few lines side by side.
-# Lines up to this length are so short that memory keeps starting anew: the other, longer axis is
-# made the contiguous one. Measured with OpenBLAS 0.3.31 on Zen 3: 24 against 33 GB/s for 576.
-_MAX_SHORT_LINE = 1024
-
-# Only large arrays get huge pages: smaller weights share chunks of 16 MiB, each weight on a
-# cache line of its own.
-_CHUNK_ELEMENTS = 4 << 20
-_LINE_ELEMENTS = 16
-
 # Where the system does not tell how much memory is available.
 _ASSUMED_MEMORY = 4 << 30
 
 
 class NumpyOps(Ops):
-    """`Ops` on the CPU."""
+    """`Ops` on the CPU.
+
+    With `low_memory` matrices are held as small as their file, or a scheme, has them, and expanded
+    in each product; that is for float32 alone, ValueError else.
+    """
 
     device = None
     device_name = "cpu (NumPy)"
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    def __init__(self, dtype: np.dtype[Any], *, low_memory: bool = False) -> None:
+        if low_memory and dtype != np.float32:
+            raise ValueError(f"low_memory computes in float32 on a CPU, got dtype {dtype.name}")
         self.dtype = dtype
         self.storage_dtype = np.dtype(np.float32)
         self._exact = dtype == np.float32  # nothing to round
-        self._chunk = np.empty(0, np.float32)
+        self._low_memory = low_memory
+        self._shelf = Shelf()
 
     def upload(self, host_array: Array) -> Array:
         return host_array
 
     def place_weight(self, host: Array) -> Array:
-        if host.size >= _CHUNK_ELEMENTS:
-            return np.asfortranarray(host) if _has_short_rows(host.shape) else host
-        flat = self._take_chunk(host.size)
-        placed = flat.reshape(host.shape, order="F" if _has_short_rows(host.shape) else "C")
-        placed[...] = host
-        return placed
+        return self._shelf.place(host)
 
     def quantize(self, weight: Array, scheme: Scheme, *, paired: bool) -> Array:
+        if self._low_memory:
+            return quantize_compactly(weight, scheme)
         return self.place_weight(rounded(weight, scheme, self.dtype))
-
-    def _take_chunk(self, size: int) -> Array:
-        if self._chunk.size < size:
-            chunk = np.empty(_CHUNK_ELEMENTS + _LINE_ELEMENTS, np.float32)
-            self._chunk = chunk[-chunk.ctypes.data // chunk.itemsize % _LINE_ELEMENTS :]
-        taken = self._chunk[:size]
-        self._chunk = self._chunk[-(-size // _LINE_ELEMENTS) * _LINE_ELEMENTS :]
-        return taken
 
     @property
     def keeps_blocks(self) -> bool:
         return not self._exact
 
     def weight_loader(self) -> WeightLoader | None:
-        return None
+        return CompactLoader(self.place_weight) if self._low_memory else None
 
     def download(self, array: Array) -> Array:
         return array
@@ -140,13 +124,12 @@ class NumpyOps(Ops):
         )
 
     def gather(self, table: Array, rows: Array) -> Array:
-        # take would first copy a whole table whose rows are not contiguous
-        return table.take(rows, axis=0) if table.flags.c_contiguous else table[rows]
+        return take_rows(table, rows)
 
     def linear(
         self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
     ) -> Array:
-        out = _matmul(x, weight)
+        out = matmul(x, weight)
         if residual is None:
             return self._round(out if bias is None else out + bias)
         if bias is not None:
@@ -157,7 +140,7 @@ class NumpyOps(Ops):
         return residual
 
     def logits(self, x: Array, weight: Array) -> Array:
-        return _matmul(x, weight)
+        return matmul(x, weight)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         squares = np.vecdot(x, x)
@@ -277,16 +260,3 @@ def _store(rows: Array, cache: Array | Int8Cache, slots: Array | int) -> None:
         cache.scales[slots // block_size, :, slots % block_size] = scales
     else:
         cache.reshape(-1, *rows.shape[1:])[slots] = rows
-
-
-def _has_short_rows(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and shape[1] <= min(_MAX_SHORT_LINE, shape[0] // 2)
-
-
-def _matmul(x: Array, weight: Array) -> Array:
-    if x.shape[0] > _MAX_ROWS_BY_VECTOR or x.shape[0] == 1:
-        return x.dot(weight.T)
-    out = np.empty((x.shape[0], weight.shape[0]), np.float32)
-    for row in range(x.shape[0]):
-        np.dot(weight, x[row], out=out[row])
-    return out
