@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,22 @@ def test_fresh_arrays_hold_poison_and_memory_is_counted() -> None:
         device.empty((971,), np.dtype(np.uint8))
     del array
     assert device.free_memory() == 1000
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_devices_that_nobody_uses_do_not_take_all_mappings_of_the_process() -> None:
+    gc.disable()
+    try:
+        for _ in range(40):
+            device = make_device()
+            x, out = device.upload(ramp(32)), device.empty((32,), FLOAT)
+            args = (x, out, np.int32(32))
+            device.kernel("memory_faults", "write_past_the_end", 0)((1,), (32,), args, 0)
+            assert np.array_equal(device.download(out), ramp(32))
+            device.itself = device  # type: ignore[attr-defined]
+        assert len(Path("/proc/self/maps").read_text().splitlines()) < 65530 / 2
+    finally:
+        gc.enable()
 
 
 def test_a_sparse_array_holds_zeros_takes_no_memory_and_is_guarded() -> None:

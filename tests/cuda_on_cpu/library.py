@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 ORDERS = {"forward": 0, "reversed": 1}
+_NEW_ARENAS = 8
 
 
 class LaunchError(Exception):
@@ -64,9 +68,20 @@ class Parameter:
 
 
 class Arena:
-    """Zeroed pages for the block and the stacks of its threads; touched only where used."""
+    """Zeroed pages for the block and the stacks of its threads; touched only where used.
+
+    Guards between the stacks make it thousands of mappings, of which a process may have 65,530.
+    Where the collector has not come yet by the engines of earlier tests, it is called.
+    """
+
+    _alive: ClassVar[weakref.WeakSet[Arena]] = weakref.WeakSet()
+    _enough: ClassVar[int] = _NEW_ARENAS
 
     def __init__(self, num_bytes: int) -> None:
+        if len(self._alive) >= self._enough:
+            gc.collect()
+            Arena._enough = len(self._alive) + _NEW_ARENAS
+        self._alive.add(self)
         self._pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
 
