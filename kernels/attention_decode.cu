@@ -31,23 +31,11 @@
 //   memory  reads what was written; short
 //   needs   head_dim <= 1024
 //
-// The partition is a constant: the order of the sums depends on the sequence's own length alone.
-#include "attention.cuh"
+// attention_decode is for float32, for devices without bfloat16's tensor cores and for other head
+// sizes than attention_decode_mma.cu takes.
+#include "attention_split.cuh"
 
 constexpr int kWarps = 4;
-constexpr int kPartition = 256;
-
-// What a sequence sees: keys begin to end - 1, in partitions first to last.
-struct Sight {
-  int begin, end, first_partition, last_partition;
-
-  __device__ Sight(int context_len, int window)
-      : begin(max(0, context_len - window)),
-        end(context_len),
-        first_partition(begin / kPartition),
-        last_partition((end - 1) / kPartition) {}
-};
-
 // Of a cache of E.
 template <typename E, int HEAD_DIM, int ROWS>
 struct Layout {
@@ -69,27 +57,48 @@ struct Layout {
   static constexpr int kBytes = kStagedBytes > kSumBytes ? kStagedBytes : kSumBytes;
 };
 
-// q k^T of the lane's key in the tile; keys outside begin to end - 1 are not read.
+// The rows of a KV head in the cache, as vectors.
+template <typename E, int HEAD_DIM>
+struct Rows {
+  using Vector = Vec<E, kCacheLanes<E>>;
+  const E* cache;
+  int num_kv_heads, kv_head;
+
+  __device__ const Vector* at(int slot) const {
+    const size_t row = (size_t)max(slot, 0) * num_kv_heads + kv_head;
+    return reinterpret_cast<const Vector*>(cache + row * HEAD_DIM);
+  }
+};
+
+// q k^T of the lane's key in the tile, which is in `slot`; those in slot -1 are not read.
 template <typename E, int HEAD_DIM, int ROWS>
-__device__ inline void score_tile(const E* k_cache, PagedHead keys, int first_key, Sight sight,
-                                  const float* q_rows, Vec<E, kCacheLanes<E>>* staged,
-                                  float* scores) {
+__device__ inline void score_tile(Rows<E, HEAD_DIM> k_rows, int slot, const float* q_rows,
+                                  Vec<E, kCacheLanes<E>>* staged, float* scores) {
   using L = Layout<E, HEAD_DIM, ROWS>;
   using Vector = typename L::Vector;
+  constexpr int kBatch = L::kChunkVecs < 8 ? L::kChunkVecs : 8;  // on their way at once
   const int lane = threadIdx.x % kWarpSize;
   for (int row = 0; row < ROWS; ++row) scores[row] = 0.0f;
 #pragma unroll 1
   for (int chunk = 0; chunk < L::kRowVecs; chunk += L::kChunkVecs) {
     __syncwarp();  // the chunk before this one, or the last tile's weights, are still being read
-#pragma unroll 8
-    for (int i = lane; i < kTileKeys * L::kChunkVecs; i += kWarpSize) {
-      const int key = i / L::kChunkVecs, vec = i % L::kChunkVecs;
-      const int position = first_key + key;
-      const bool wanted =
-          position >= sight.begin && position < sight.end && chunk + vec < L::kRowVecs;
-      if (!wanted) continue;
-      staged[key * L::kStride + vec] =
-          reinterpret_cast<const Vector*>(k_cache)[keys.row(position) * L::kRowVecs + chunk + vec];
+#pragma unroll 1
+    for (int first = 0; first < L::kChunkVecs; first += kBatch) {
+      Vector held[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int place = (first + i) * kWarpSize + lane;
+        const int key = place / L::kChunkVecs, vec = chunk + place % L::kChunkVecs;
+        const int from = __shfl_sync(kFullMask, slot, key);
+        const bool exists = first + i < L::kChunkVecs && vec < L::kRowVecs && from >= 0;
+        held[i] = load_if(exists, k_rows.at(from) + vec);
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int place = (first + i) * kWarpSize + lane;
+        if (first + i < L::kChunkVecs)
+          staged[place / L::kChunkVecs * L::kStride + place % L::kChunkVecs] = held[i];
+      }
     }
     __syncwarp();  // the chunk is complete
     const int num_vecs = min(L::kChunkVecs, L::kRowVecs - chunk);
@@ -139,6 +148,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   const int num_heads = num_kv_heads * group;
   const PagedHead keys = {block_tables + (size_t)seq * max_blocks, block_size, num_kv_heads,
                           kv_head};
+  const Rows<E, HEAD_DIM> k_rows = {k_cache, num_kv_heads, kv_head};
+  const Rows<E, HEAD_DIM> v_rows = {v_cache, num_kv_heads, kv_head};
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
 
@@ -159,14 +170,15 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   for (int tile = warp; tile < kPartition / kTileKeys; tile += kWarps) {
     const int first_key = partition * kPartition + tile * kTileKeys;
     if (first_key + kTileKeys <= sight.begin || first_key >= sight.end) continue;
-    float scores[ROWS];
-    score_tile<E, HEAD_DIM, ROWS>(k_cache, keys, first_key, sight, q_rows, staged, scores);
-    const bool visible = first_key + lane >= sight.begin && first_key + lane < sight.end;
+    const bool visible = sight.sees(first_key + lane);
+    const int slot = visible ? keys.slot(first_key + lane) : -1;
     float k_scale = 1.0f, v_scale = 1.0f;
     if (INT8 && visible) {
-      const size_t at = keys.scale(first_key + lane);
+      const size_t at = scale_index(slot, block_size, num_kv_heads, kv_head);
       k_scale = k_scales[at], v_scale = v_scales[at];
     }
+    float scores[ROWS];
+    score_tile<E, HEAD_DIM, ROWS>(k_rows, slot, q_rows, staged, scores);
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
       float decay;
@@ -177,17 +189,15 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
     }
     __syncwarp();  // the weights are complete
 #pragma unroll 4
-    for (int key = key_slot; key < kTileKeys; key += L::kKeys) {
-      const int position = first_key + key;
-      if (key_slot >= L::kKeys || position < sight.begin || position >= sight.end) continue;
-      const auto* v_row =
-          reinterpret_cast<const Vector*>(v_cache) + keys.row(position) * L::kRowVecs;
+    for (int first = 0; first < kTileKeys; first += L::kKeys) {
+      const int key = (first + key_slot) % kTileKeys;
+      const int from = __shfl_sync(kFullMask, slot, key);
+      const bool exists = key_slot < L::kKeys && first + key_slot < kTileKeys && from >= 0;
 #pragma unroll
       for (int part = 0; part < L::kVecs; ++part) {
         const int vec = first_vec + part * kWarpSize;
-        if (vec >= L::kRowVecs) continue;
         float v[L::kLanes];
-        unpack(v_row[vec], v);
+        unpack(load_if(exists && vec < L::kRowVecs, v_rows.at(from) + vec), v);
 #pragma unroll
         for (int row = 0; row < ROWS; ++row)
           for (int k = 0; k < L::kLanes; ++k) sums[row][part][k] += weights[warp][row][key] * v[k];
@@ -215,6 +225,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   }
   __syncthreads();  // the sums of all warps are complete
 
+  const auto results =
+      results_of<T, HEAD_DIM>(out, partial_out, partial_softmax, num_heads, token, sight);
   for (int i = threadIdx.x; i < num_rows * HEAD_DIM; i += kWarps * kWarpSize) {
     const int row = i / HEAD_DIM, element = i % HEAD_DIM;
     float highest = -infinity();
@@ -226,17 +238,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
       for (int slot = 0; slot < L::kKeys; ++slot)
         sum += factor * all_sums[((w * L::kKeys + slot) * ROWS + row) * HEAD_DIM + element];
     }
-    const int head = first_head + row;
-    if (sight.first_partition == sight.last_partition) {
-      out[((size_t)token * num_heads + head) * HEAD_DIM + element] = T(sum / total);
-      continue;
-    }
-    const size_t at = ((size_t)seq * num_heads + head) * gridDim.x + partition;
-    partial_out[at * HEAD_DIM + element] = sum;
-    if (element == 0) {
-      partial_softmax[at * 2] = highest;
-      partial_softmax[at * 2 + 1] = total;
-    }
+    results.store(first_head + row, element, sum, highest, total);
   }
 }
 

@@ -68,7 +68,7 @@ __device__ inline void stage(const E* cache, const float* scales, PagedHead keys
       const auto* row =
           reinterpret_cast<const Vec<E, C::kLanes>*>(cache) + keys.row(position) * C::kRowVecs;
       if constexpr (sizeof(E) == 1)
-        value = expanded<T>(row[row_vec], scales[keys.scale(position)]);
+        value = expanded<T>(load_if(true, row + row_vec), scales[keys.scale(position)]);
       else
         value = row[row_vec];
     }

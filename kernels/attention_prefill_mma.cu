@@ -33,6 +33,7 @@
 #include <ptx.cuh>
 
 #include "attention.cuh"
+#include "pairs.cuh"
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
@@ -62,11 +63,11 @@ __device__ inline int sequence_of_tile(const int* cu_seqlens_q, int num_seqs, in
   return low;
 }
 
-// Where the keys of a tile are, -1 outside a block's sight, and of 8 bits their scales.
+// Where the keys of a tile are, -1 outside a block's sight, and of 8 bits the scales of k and v.
 template <int KEYS, bool INT8>
 struct TileKeys {
   int slots[KEYS];
-  float k_scales[INT8 ? KEYS : 1], v_scales[INT8 ? KEYS : 1];
+  float scales[INT8 ? 2 : 1][INT8 ? KEYS : 1];
 };
 
 // Begins to copy a tile of k or v, given where its keys are; those at -1 become zero.
@@ -74,27 +75,35 @@ template <typename T, int HEAD_DIM, typename E>
 __device__ inline void stage(const E* cache_head, int slot_stride, const int* slots,
                              const float* scales, T* tile) {
   using C = Tile<HEAD_DIM>;
+  constexpr int kVectors = C::kKeys * C::kVecs;
+  const auto from = [&](int i) {
+    return cache_head + (long long)max(slots[i / C::kVecs], 0) * slot_stride + i % C::kVecs * 8;
+  };
+  const auto to = [&](int i) { return tile + i / C::kVecs * C::kStride + i % C::kVecs * 8; };
+  if constexpr (sizeof(E) == 1) {
+    constexpr int kBatch = 4;  // on their way at once
+#pragma unroll 1
+    for (int first = threadIdx.x; first < kVectors; first += kBatch * kThreads) {
+      Vec<E, 8> numbers[kBatch];
 #pragma unroll
-  for (int i = threadIdx.x; i < C::kKeys * C::kVecs; i += kThreads) {
-    const int key = i / C::kVecs, lane = i % C::kVecs * 8;
-    const int slot = slots[key];
-    const E* from = cache_head + (long long)max(slot, 0) * slot_stride + lane;
-    T* to = tile + key * C::kStride + lane;
-    if constexpr (sizeof(E) == 1) {
-      Vec<T, 8> values = {};
-      if (slot >= 0) values = expanded<T>(*reinterpret_cast<const Vec<E, 8>*>(from), scales[key]);
-      *reinterpret_cast<Vec<T, 8>*>(to) = values;
-    } else {
-      copy_async(to, from, slot >= 0);
+      for (int n = 0; n < kBatch; ++n) {
+        const int i = first + n * kThreads;
+        const bool exists = i < kVectors && slots[i / C::kVecs] >= 0;
+        numbers[n] = load_if(exists, reinterpret_cast<const Vec<E, 8>*>(from(exists ? i : 0)));
+      }
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        const int i = first + n * kThreads;
+        if (i < kVectors)
+          *reinterpret_cast<Vec<T, 8>*>(to(i)) = expanded<T>(numbers[n], scales[i / C::kVecs]);
+      }
     }
+  } else {
+#pragma unroll
+    for (int i = threadIdx.x; i < kVectors; i += kThreads)
+      copy_async(to(i), from(i), slots[i / C::kVecs] >= 0);
   }
   copy_async_commit();
-}
-
-template <typename T>
-__device__ inline unsigned pack(float low, float high) {
-  const Vec<T, 2> pair = {{T(low), T(high)}};
-  return *reinterpret_cast<const unsigned*>(&pair);
 }
 
 // Running softmax of a lane's rows g and g + 8 of each of its warp's tiles of 16 rows. Max is the
@@ -147,11 +156,13 @@ __global__ void __launch_bounds__(kThreads, 2)
                           const int* context_lens, T* out, int num_seqs, int max_blocks,
                           int block_size, int group, long long q_stride, float scale, int window) {
   using C = Tile<HEAD_DIM>;
+  constexpr int kPlanners = (INT8 ? 2 : 1) * C::kKeys;  // threads that look where keys are
   extern __shared__ __align__(16) unsigned char shared[];
   T* const q_tile = reinterpret_cast<T*>(shared);
   T* const k_tile = q_tile + C::kRows * C::kStride;
   T* const v_tile = k_tile + C::kKeys * C::kStride;
   __shared__ int positions[C::kRows];
+  __shared__ int kept_first_row;  // for the end: until then every register is wanted
   __shared__ TileKeys<C::kKeys, INT8> tile_keys[2];
 
   const int block = gridDim.x - 1 - blockIdx.x;
@@ -181,12 +192,13 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int key = first_key + (int)threadIdx.x;
     const int slot = key >= begin_key && key < end_key ? keys.slot(key) : -1;
     tile_keys[0].slots[threadIdx.x] = slot;
-    if (INT8 && slot >= 0) {
-      const size_t at = scale_index(slot, block_size, num_kv_heads, kv_head);
-      tile_keys[0].k_scales[threadIdx.x] = k_scales[at];
-      tile_keys[0].v_scales[threadIdx.x] = v_scales[at];
+    if (INT8) {
+      const size_t at = scale_index(max(slot, 0), block_size, num_kv_heads, kv_head);
+      tile_keys[0].scales[0][threadIdx.x] = slot >= 0 ? k_scales[at] : 0.0f;
+      tile_keys[0].scales[1][threadIdx.x] = slot >= 0 ? v_scales[at] : 0.0f;
     }
   }
+  if (threadIdx.x == 0) kept_first_row = first_row;
   if (threadIdx.x < C::kRows)
     positions[threadIdx.x] = first_position + (first_row + (int)threadIdx.x) / group;
   for (int i = threadIdx.x; i < C::kRows * C::kVecs; i += kThreads) {
@@ -198,7 +210,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     copy_async(q_tile + row * C::kStride + vec * 8, from, exists);
   }
   __syncthreads();  // slots and positions are there
-  stage<T, HEAD_DIM>(k_head, slot_stride, tile_keys[0].slots, tile_keys[0].k_scales, k_tile);
+  stage<T, HEAD_DIM>(k_head, slot_stride, tile_keys[0].slots, tile_keys[0].scales[0], k_tile);
 
   // Where this lane's rows of ldmatrix begin: in q by rows and halves of 16 elements, in k the
   // other way about (16 keys by 16 elements are two columns of b), in v again by rows, transposed.
@@ -217,17 +229,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     copy_async_wait<0>();
     __syncthreads();  // k is complete (and at first q), and nobody reads v any more
     const auto& now = tile_keys[parity];
-    stage<T, HEAD_DIM>(v_head, slot_stride, now.slots, now.v_scales, v_tile);
+    stage<T, HEAD_DIM>(v_head, slot_stride, now.slots, now.scales[INT8 ? 1 : 0], v_tile);
 
     int next_slot = -1;
-    float next_k_scale = 0.0f, next_v_scale = 0.0f;
-    if (threadIdx.x < C::kKeys) {
-      const int key = first_key + C::kKeys + (int)threadIdx.x;
+    float next_scale = 0.0f;  // of k, or in the next kKeys threads of v
+    if (threadIdx.x < kPlanners) {
+      const int key = first_key + C::kKeys + (int)threadIdx.x % C::kKeys;
       if (key < end_key) next_slot = keys.slot(key);
-      if (INT8 && next_slot >= 0) {
-        const size_t at = scale_index(next_slot, block_size, num_kv_heads, kv_head);
-        next_k_scale = k_scales[at], next_v_scale = v_scales[at];
-      }
+      if (INT8 && next_slot >= 0)
+        next_scale = (threadIdx.x < C::kKeys
+                          ? k_scales
+                          : v_scales)[scale_index(next_slot, block_size, num_kv_heads, kv_head)];
     }
 
     const int low = positions[warp_row], high = positions[warp_row + C::kWarpRows - 1];
@@ -285,15 +297,13 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 
     auto& next = tile_keys[parity ^ 1];
-    if (threadIdx.x < C::kKeys) {
-      next.slots[threadIdx.x] = next_slot;
-      if (INT8) next.k_scales[threadIdx.x] = next_k_scale;
-      if (INT8) next.v_scales[threadIdx.x] = next_v_scale;
-    }
+    if (threadIdx.x < C::kKeys) next.slots[threadIdx.x] = next_slot;
+    if (INT8 && threadIdx.x < kPlanners)
+      next.scales[threadIdx.x / C::kKeys][threadIdx.x % C::kKeys] = next_scale;
     copy_async_wait<0>();
     __syncthreads();  // v and the next slots are complete, and nobody reads k any more
     if (first_key + C::kKeys < end_key)
-      stage<T, HEAD_DIM>(k_head, slot_stride, next.slots, next.k_scales, k_tile);
+      stage<T, HEAD_DIM>(k_head, slot_stride, next.slots, next.scales[0], k_tile);
     if (!seen) continue;
 
 #pragma unroll
@@ -316,7 +326,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float inverse = 1.0f / warp_sum(rows.sum[tile][half], 4);
-      const int packed = first_row + warp_row + tile * 16 + half * 8 + lane / 4;
+      const int packed = kept_first_row + warp_row + tile * 16 + half * 8 + lane / 4;
       if (packed >= end_row) continue;
       const size_t out_row = (size_t)(first_token + packed / group) * num_kv_heads * group +
                              kv_head * group + packed % group;

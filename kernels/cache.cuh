@@ -24,6 +24,15 @@ using Cached = typename CacheElement<T, INT8>::Type;
 template <typename E>
 constexpr int kCacheLanes = sizeof(E) == 1 ? 8 : 16 / sizeof(E);
 
+// A vector, or zeros where there is none to load.
+template <typename E, int LANES>
+__device__ inline Vec<E, LANES> load_if(bool exists, const Vec<E, LANES>* from) {
+  using Words = Vec<unsigned, sizeof(E) * LANES / 4>;
+  Words words = {};
+  if (exists) words = *reinterpret_cast<const Words*>(from);
+  return reinterpret_cast<const Vec<E, LANES>&>(words);
+}
+
 // Where the scale of a head in a slot is.
 __device__ inline size_t scale_index(int slot, int block_size, int num_kv_heads, int kv_head) {
   return ((size_t)(slot / block_size) * num_kv_heads + kv_head) * block_size + slot % block_size;
@@ -40,7 +49,7 @@ __device__ inline void unpack4(unsigned word, float (&out)[4]) {
 
 // A vector of the cache in float32; of 8 bits without the scale.
 template <typename E, int LANES>
-__device__ inline void unpack(const Vec<E, LANES>& vec, float (&out)[LANES]) {
+__device__ inline void unpack(Vec<E, LANES> vec, float (&out)[LANES]) {
   if constexpr (sizeof(E) == 1) {
     static_assert(LANES % 4 == 0, "whole words");
     const auto* words = reinterpret_cast<const unsigned*>(&vec);
@@ -59,10 +68,16 @@ __device__ inline void unpack(const Vec<E, LANES>& vec, float (&out)[LANES]) {
 
 // A vector of numbers as T.
 template <typename T, int LANES>
-__device__ inline Vec<T, LANES> expanded(const Vec<signed char, LANES>& numbers, float scale) {
+__device__ inline Vec<T, LANES> expanded(Vec<signed char, LANES> numbers, float scale) {
   Vec<T, LANES> out;
+  if constexpr (LANES % 4 == 0) {
+    float wide[LANES];
+    unpack(numbers, wide);
 #pragma unroll
-  for (int k = 0; k < LANES; ++k) out.lane[k] = T(scale * float(numbers.lane[k]));
+    for (int k = 0; k < LANES; ++k) out.lane[k] = T(scale * wide[k]);
+  } else {
+    for (int k = 0; k < LANES; ++k) out.lane[k] = T(scale * float(numbers.lane[k]));
+  }
   return out;
 }
 

@@ -48,6 +48,14 @@ __device__ inline void ldmatrix_trans(unsigned (&tile)[4], const void* row) {
                : "r"(address));
 }
 
+// The transpose of an 8 x 8 tile of 2-byte elements, of which a lane has elements 2t and 2t + 1 of
+// row g, before and after.
+__device__ inline unsigned transpose(unsigned tile) {
+  unsigned result;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(tile));
+  return result;
+}
+
 // Begins to copy 16 bytes to shared memory past the registers, or to fill them with zeros where
 // there is nothing to copy. Both addresses are multiples of 16.
 __device__ inline void copy_async(void* shared_to, const void* from, bool exists) {

@@ -32,7 +32,7 @@ MORE_HEADS = {
         (192, 5, 1),
         (256, 11, 1),
     ],
-    "float16": [(112, 6, 2), (192, 5, 1), (256, 11, 1)],
+    "float16": [(32, 9, 1), (96, 17, 1), (112, 6, 2), (192, 5, 1), (256, 11, 1)],
 }
 
 # Decode across the borders of tiles of 32 and partitions of 256; prefill whole and in part.
@@ -112,6 +112,25 @@ def test_prefill_is_on_tensor_cores_where_there_are_some(dtype, head_dim, option
     problem = Problem(ops, ((3, 5),), (head_dim, 2, 1))
     assert_close(ops, problem.result(), problem.want())
     name = "attention_prefill_mma" if on_tensor_cores else "attention_prefill"
+    assert name in {request[1] for request in ops.device.requests}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "arch", "on_tensor_cores"),
+    [
+        ("bfloat16", 128, 80, True),
+        ("float16", 96, 90, True),
+        ("float16", 64, 75, False),
+        ("float32", 64, 90, False),
+        ("float16", 80, 90, False),
+        ("float16", 256, 90, False),
+    ],
+)
+def test_decode_is_on_tensor_cores_where_there_are_some(dtype, head_dim, arch, on_tensor_cores):
+    ops = make_cpu_ops(dtype, arch=arch)
+    problem = Problem(ops, ((1, 300),), (head_dim, 2, 1))
+    assert_close(ops, problem.result(), problem.want())
+    name = "attention_decode_mma" if on_tensor_cores else "attention_decode"
     assert name in {request[1] for request in ops.device.requests}
 
 

@@ -221,6 +221,15 @@ def test_tiles_of_the_tensor_cores_lie_where_ptx_says(
     assert np.array_equal(device.download(out), a @ b + sums)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_tile_is_transposed_between_the_lanes(order: str | int) -> None:
+    host = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    device = make_device(order)
+    x, out = device.upload(host.view(np.uint32)), device.empty((8, 4), np.dtype(np.uint32))
+    device.kernel("tensor", "transposed")((1,), (32,), (x, out), 0)
+    assert np.array_equal(device.download(out).view(np.uint16), host.T)
+
+
 def test_copies_come_in_the_order_of_their_groups() -> None:
     host = np.arange(1024, dtype=np.float32).reshape(4, 256)
     for pending in range(5):

@@ -250,7 +250,7 @@ def test_the_plan_has_the_kernels_that_a_model_asks_for():
     asked = set(ops.device.requests)
     assert asked <= planned
     names = {name: args for _, name, args in asked}
-    assert names["rotate_and_store"][-1] == names["attention_decode"][-1] == 1
+    assert names["rotate_and_store"][-1] == names["attention_prefill_mma"][-1] == 1
 
 
 def test_an_llm_with_a_cache_in_8_bits_holds_more_and_answers_nearly_the_same():

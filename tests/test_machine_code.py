@@ -51,6 +51,22 @@ def test_quantized_weights_are_loaded_widely_and_multiplied_on_tensor_cores(
 
 @pytest.mark.parametrize("arch", [80, 90, 120])
 @pytest.mark.parametrize("c_type", HALVES)
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("in_8_bits", [0, 1])
+def test_decode_takes_k_and_v_from_memory_to_the_tensor_cores(
+    arch: int, c_type: str, head_dim: int, in_8_bits: int
+) -> None:
+    expression = f"attention_decode_mma<{c_type}, {head_dim}, {in_8_bits}>"
+    counts = found("attention_decode_mma", expression, arch)
+    # For 32 keys, 16 keys and 16 elements a piece, of both products.
+    assert counts["HMMA"] == 2 * 2 * head_dim // 16
+    per_lane = 32 * head_dim // 32 // 8  # vectors of 8 elements, of k and as many of v
+    assert counts["LDG.64" if in_8_bits else "LDG.128"] >= 2 * per_lane
+    assert not counts["LDSM"] and not counts["LDS.128"]
+
+
+@pytest.mark.parametrize("arch", [80, 90, 120])
+@pytest.mark.parametrize("c_type", HALVES)
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_prefill_multiplies_on_tensor_cores_and_copies_in_the_background(
     arch: int, c_type: str, head_dim: int

@@ -28,13 +28,15 @@ Array = Any
 
 MAX_FUSED_HEAD_DIM = 256
 
-# As in attention_prefill.cu, attention_prefill_mma.cu and attention_decode.cu.
+# As in the attention_*.cu.
 _TILE_ROWS = 32
 _MMA_WIDE = (128, 64)  # rows and keys of a tile, up to this head size
 _MMA_WIDE_HEAD_DIM = 128
 _MMA_NARROW = (64, 32)
 _MMA_MIN_ARCH = 80
-_MMA_STATIC_BYTES = 2048
+_MMA_STATIC_BYTES = 2560
+_MMA_DECODE_HEAD_DIM = 128
+_MMA_DECODE_THREADS = 256
 _PARTITION = 256
 _NUM_THREADS = 128
 _DECODE_ROWS = (1, 2, 4, 8)
@@ -134,6 +136,12 @@ def uses_mma(ops: CudaOps, head_dim: int) -> bool:
     return device.arch >= _MMA_MIN_ARCH and ops.dtype.itemsize == 2 and head_dim % 16 == 0 and fits
 
 
+def decodes_by_mma(ops: CudaOps, head_dim: int) -> bool:
+    """Whether decode attends on tensor cores: by element type, head size and device."""
+    fits = head_dim % 32 == 0 and head_dim <= _MMA_DECODE_HEAD_DIM
+    return fits and ops.device.arch >= _MMA_MIN_ARCH and ops.dtype.itemsize == 2
+
+
 def _decoded_together(num_seqs: int, sums_per_seq: int) -> Iterator[range]:
     """The sequences of each launch: all of them, unless memory or the grid forbids it.
 
@@ -165,16 +173,22 @@ def _launch_decode(
         context_lens = context_lens[seqs.start : seqs.stop]
     args = (q, *caches, block_tables, cu_seqlens_q, context_lens, out)
     group = num_heads // num_kv_heads
-    rows = next((rows for rows in _DECODE_ROWS if rows >= group), _DECODE_ROWS[-1])
-    c_type = C_TYPES[ops.dtype.name]
+    c_type, in_8_bits = C_TYPES[ops.dtype.name], _in_8_bits(caches)
+    form: tuple[str | int, ...]
+    if decodes_by_mma(ops, head_dim):
+        rows, threads = _DECODE_ROWS[-1], _MMA_DECODE_THREADS
+        file, form = "attention_decode_mma", (c_type, head_dim, in_8_bits)
+    else:
+        rows = next((rows for rows in _DECODE_ROWS if rows >= group), _DECODE_ROWS[-1])
+        threads = _NUM_THREADS
+        file, form = "attention_decode", (c_type, head_dim, rows, in_8_bits)
     partials = (num_seqs, num_heads, num_partitions)
     partial_out = ops.device.empty((*partials, head_dim), _FLOAT32)
     partial_softmax = ops.device.empty((*partials, 2), _FLOAT32)
-    form = (c_type, head_dim, rows, _in_8_bits(caches))
-    kernel = ops.device.kernel("attention_decode", "attention_decode", *form)
+    kernel = ops.device.kernel(file, file, *form)
     sizes = map(np.int32, (max_blocks, block_size, num_kv_heads, group))
     grid = (num_partitions, num_kv_heads * ceil_div(group, rows), num_seqs)
-    launch(kernel, grid, _NUM_THREADS, *args, partial_out, partial_softmax, *sizes, *last)
+    launch(kernel, grid, threads, *args, partial_out, partial_softmax, *sizes, *last)
     if num_partitions > 1:
         merge = ops.device.kernel("attention_decode", "attention_merge", c_type)
         merged = (partial_out, partial_softmax, cu_seqlens_q, context_lens, out)

@@ -30,19 +30,23 @@ class Template:
     """A kernel and the template arguments that cuda_ops.py may ask for.
 
     An entry of `choices` is "T" (every element type), "HEAD_DIM" (every head size), a tuple of
-    alternatives, or the one argument itself. Older architectures than `min_arch` lack the kernel.
+    alternatives, or the one argument itself. Older architectures than `min_arch` lack the kernel;
+    it takes head sizes that are multiples of `head_dim_step` up to `max_head_dim`.
     """
 
     file: str
     name: str
     choices: tuple[str | int | tuple[str | int, ...], ...] = ()
     min_arch: int = ARCHS[0]
+    head_dim_step: int = 8
+    max_head_dim: int = HEAD_DIMS[-1]
 
     def specialisations(
         self, head_dims: Sequence[int] = HEAD_DIMS, *, ends_only: bool = False
     ) -> Iterator[Specialisation]:
         """Every combination of the choices; of numbers only the first and the last if so wished."""
-        alternatives = [_alternatives(choice, head_dims) for choice in self.choices]
+        own = [head_dim for head_dim in head_dims if self._takes(head_dim)]
+        alternatives = [_alternatives(choice, own) for choice in self.choices]
         if ends_only:
             numbers = [isinstance(choice, tuple) and choice != _HALVES for choice in self.choices]
             alternatives = [
@@ -58,9 +62,15 @@ class Template:
         """Whether these are arguments of this row; any head size stands for all."""
         pairs = zip(self.choices, template_args, strict=False)
         return len(template_args) == len(self.choices) and all(
-            isinstance(arg, int) if choice == "HEAD_DIM" else arg in _alternatives(choice, ())
+            self._takes(arg) if choice == "HEAD_DIM" else arg in _alternatives(choice, ())
             for choice, arg in pairs
         )
+
+    def _takes(self, head_dim: str | int) -> bool:
+        """Whether it is a head size of this kernel."""
+        if not isinstance(head_dim, int):
+            return False
+        return head_dim % self.head_dim_step == 0 and head_dim <= self.max_head_dim
 
 
 def _forms(
@@ -111,8 +121,17 @@ TEMPLATES: tuple[Template, ...] = (
         "attention_prefill_mma",
         (_HALVES, "HEAD_DIM", _INT8),
         min_arch=80,
+        head_dim_step=16,
     ),
     Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8), _INT8)),
+    Template(
+        "attention_decode_mma",
+        "attention_decode_mma",
+        (_HALVES, "HEAD_DIM", _INT8),
+        min_arch=80,
+        head_dim_step=32,
+        max_head_dim=128,
+    ),
     Template("attention_decode", "attention_merge", ("T",)),
     Template("softmax", "softmax", ("T",)),
     Template("swiglu", "swiglu", ("T", _LANES)),

@@ -28,6 +28,11 @@ __global__ void product(const T* a, const T* b, float* sum) {
   for (int i = 0; i < 4; ++i) sum[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = own[i];
 }
 
+//   x, out  [8, 8]  2-byte elements; one warp
+__global__ void transposed(const unsigned* x, unsigned* out) {
+  out[threadIdx.x] = transpose(x[threadIdx.x]);
+}
+
 //   x    [4, 64, 4]  float: four groups of copies, of which PENDING may be under way at the end
 //   out  [4, 64, 4]  float
 template <int PENDING>

@@ -76,6 +76,22 @@ void load_matrices(MatrixOperands* const (&lanes)[kWarpSize]) {
     }
 }
 
+struct TransposeOperands {
+  unsigned tile, result;
+};
+
+inline void transpose_all(TransposeOperands* const (&lanes)[kWarpSize]) {
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    unsigned short pair[2], of_row[2];
+    for (int k = 0; k < 2; ++k) {
+      memcpy(of_row, &lanes[4 * (2 * t + k) + g / 2]->tile, 4);
+      pair[k] = of_row[g % 2];
+    }
+    memcpy(&lanes[lane]->result, pair, 4);
+  }
+}
+
 inline void check_vector(Place place, const void* address) {
   if (reinterpret_cast<uint64_t>(address) % 16)
     fault("misaligned address: %s (%s:%d) needs a multiple of 16 bytes", place.primitive,
@@ -118,6 +134,12 @@ inline void ldmatrix_trans(unsigned (&tile)[4], const void* row, CUDA_ON_CPU_HER
   cuda_on_cpu::check_vector({"ldmatrix_trans", file, line}, row);
   cuda_on_cpu::MatrixOperands mine = {static_cast<const unsigned char*>(row), tile};
   cuda_on_cpu::together({"ldmatrix_trans", file, line}, &mine, cuda_on_cpu::load_matrices<true>);
+}
+
+inline unsigned transpose(unsigned tile, CUDA_ON_CPU_HERE) {
+  cuda_on_cpu::TransposeOperands mine = {tile, 0};
+  cuda_on_cpu::together({"transpose", file, line}, &mine, cuda_on_cpu::transpose_all);
+  return mine.result;
 }
 
 inline void copy_async(void* shared_to, const void* from, bool exists, CUDA_ON_CPU_HERE) {
