@@ -133,20 +133,11 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   __shared__ float weights[kWarps][ROWS][kTileKeys];
   __shared__ float warp_max_of[kWarps][ROWS], warp_sum_of[kWarps][ROWS];
 
-  const int seq = blockIdx.z;
-  const int token = cu_seqlens_q[seq];
-  if (cu_seqlens_q[seq + 1] - token != 1) return;
-  const Sight sight(context_lens[seq], window);
-  const int partition = blockIdx.x;
-  if (partition < sight.first_partition || partition > sight.last_partition) return;
-
-  const int head_tiles = gridDim.y / num_kv_heads;
-  const int kv_head = blockIdx.y / head_tiles;
-  const int first_in_group = blockIdx.y % head_tiles * ROWS;
-  const int num_rows = min(ROWS, group - first_in_group);
-  const int first_head = kv_head * group + first_in_group;
-  const int num_heads = num_kv_heads * group;
-  const PagedHead keys = {block_tables + (size_t)seq * max_blocks, block_size, num_kv_heads,
+  const Share<ROWS> share(cu_seqlens_q, context_lens, num_kv_heads, group, window);
+  if (!share.has_work) return;
+  const Sight& sight = share.sight;
+  const int partition = blockIdx.x, kv_head = share.kv_head;
+  const PagedHead keys = {block_tables + (size_t)blockIdx.z * max_blocks, block_size, num_kv_heads,
                           kv_head};
   const Rows<E, HEAD_DIM> k_rows = {k_cache, num_kv_heads, kv_head};
   const Rows<E, HEAD_DIM> v_rows = {v_cache, num_kv_heads, kv_head};
@@ -154,8 +145,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   const int warp = threadIdx.x / kWarpSize;
 
   for (int i = threadIdx.x; i < ROWS * HEAD_DIM; i += kWarps * kWarpSize) {
-    const T* q_row = q + token * q_stride + (size_t)first_head * HEAD_DIM;
-    q_rows[i] = i < num_rows * HEAD_DIM ? float(q_row[i]) * (scale * kLog2E) : 0.0f;
+    const T* q_row = q + share.token * q_stride + (size_t)share.first_head * HEAD_DIM;
+    q_rows[i] = i < share.num_rows * HEAD_DIM ? float(q_row[i]) * (scale * kLog2E) : 0.0f;
   }
   __syncthreads();  // q_rows is complete
 
@@ -225,21 +216,14 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   }
   __syncthreads();  // the sums of all warps are complete
 
-  const auto results =
-      results_of<T, HEAD_DIM>(out, partial_out, partial_softmax, num_heads, token, sight);
-  for (int i = threadIdx.x; i < num_rows * HEAD_DIM; i += kWarps * kWarpSize) {
-    const int row = i / HEAD_DIM, element = i % HEAD_DIM;
-    float highest = -infinity();
-    for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, warp_max_of[w][row]);
-    float sum = 0.0f, total = 0.0f;
-    for (int w = 0; w < kWarps; ++w) {
-      const float factor = exp2f(warp_max_of[w][row] - highest);
-      total += factor * warp_sum_of[w][row];
-      for (int slot = 0; slot < L::kKeys; ++slot)
-        sum += factor * all_sums[((w * L::kKeys + slot) * ROWS + row) * HEAD_DIM + element];
-    }
-    results.store(first_head + row, element, sum, highest, total);
-  }
+  // Each slot of a warp has sums of its own.
+  const auto sum_of = [&](int w, int row, int element) {
+    float sum = 0.0f;
+    for (int key = w * L::kKeys; key < (w + 1) * L::kKeys; ++key)
+      sum += all_sums[(key * ROWS + row) * HEAD_DIM + element];
+    return sum;
+  };
+  merge_warps<HEAD_DIM>(share, warp_max_of, warp_sum_of, sum_of, out, partial_out, partial_softmax);
 }
 
 template <typename T>

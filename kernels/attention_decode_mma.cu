@@ -90,20 +90,11 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   __shared__ __align__(8) float all_sums[kWarps][kHeads][kStride];
   __shared__ float warp_max_of[kWarps][kHeads], warp_sum_of[kWarps][kHeads];
 
-  const int seq = blockIdx.z;
-  const int token = cu_seqlens_q[seq];
-  if (cu_seqlens_q[seq + 1] - token != 1) return;
-  const Sight sight(context_lens[seq], window);
-  const int partition = blockIdx.x;
-  if (partition < sight.first_partition || partition > sight.last_partition) return;
-
-  const int head_tiles = gridDim.y / num_kv_heads;
-  const int kv_head = blockIdx.y / head_tiles;
-  const int first_in_group = blockIdx.y % head_tiles * kHeads;
-  const int num_rows = min(kHeads, group - first_in_group);
-  const int first_head = kv_head * group + first_in_group;
-  const int num_heads = num_kv_heads * group;
-  const PagedHead keys = {block_tables + (size_t)seq * max_blocks, block_size, num_kv_heads,
+  const Share<kHeads> share(cu_seqlens_q, context_lens, num_kv_heads, group, window);
+  if (!share.has_work) return;
+  const Sight& sight = share.sight;
+  const int partition = blockIdx.x, kv_head = share.kv_head;
+  const PagedHead keys = {block_tables + (size_t)blockIdx.z * max_blocks, block_size, num_kv_heads,
                           kv_head};
   const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
   const int warp = threadIdx.x / kWarpSize;
@@ -121,10 +112,10 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   };
 
   unsigned q_pairs[HEAD_DIM / 32][4];
-  const T* const q_row = q + token * q_stride + (size_t)(first_head + g) * HEAD_DIM;
+  const T* const q_row = q + share.token * q_stride + (size_t)(share.first_head + g) * HEAD_DIM;
 #pragma unroll
   for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
-    load_run<T, 8>(q_row + chunk * 32 + t * 8, g < num_rows, q_pairs[chunk]);
+    load_run<T, 8>(q_row + chunk * 32 + t * 8, g < share.num_rows, q_pairs[chunk]);
   if (INT8) {
 #pragma unroll
     for (auto& pairs : q_pairs)
@@ -231,18 +222,6 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   }
   __syncthreads();  // the sums of all warps are complete
 
-  const auto results =
-      results_of<T, HEAD_DIM>(out, partial_out, partial_softmax, num_heads, token, sight);
-  for (int i = threadIdx.x; i < num_rows * HEAD_DIM; i += kWarps * kWarpSize) {
-    const int row = i / HEAD_DIM, element = i % HEAD_DIM;
-    float all_highest = -infinity();
-    for (int w = 0; w < kWarps; ++w) all_highest = fmaxf(all_highest, warp_max_of[w][row]);
-    float sum = 0.0f, all_total = 0.0f;
-    for (int w = 0; w < kWarps; ++w) {
-      const float factor = exp2f(warp_max_of[w][row] - all_highest);
-      all_total += factor * warp_sum_of[w][row];
-      sum += factor * all_sums[w][row][element];
-    }
-    results.store(first_head + row, element, sum, all_highest, all_total);
-  }
+  const auto sum_of = [&](int w, int row, int element) { return all_sums[w][row][element]; };
+  merge_warps<HEAD_DIM>(share, warp_max_of, warp_sum_of, sum_of, out, partial_out, partial_softmax);
 }
