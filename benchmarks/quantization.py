@@ -1,4 +1,4 @@
-"""What quantization costs in quality: perplexity and logits of each type, on fixed texts.
+"""What fewer bits cost in quality, of weights and of the KV cache: perplexity and logits.
 
     python -m benchmarks.quantization --model FOLDER --text benchmarks/texts/essay.txt --json FILE
 
@@ -23,6 +23,12 @@ from llama_cu.perplexity import perplexity
 from llama_cu.quantized import SCHEMES
 
 CONTEXT = 512
+# By name, the options of LLM.
+KINDS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    **{name: {"quantize": name} for name in SCHEMES},
+    "KV cache in int8": {"kv_dtype": "int8"},
+}
 
 
 def main() -> int:
@@ -49,16 +55,16 @@ def main() -> int:
 
 
 def measure(model: Path, text: str, *, dtype: str) -> list[dict[str, Any]]:
-    """A row for the model as it is, and one for each scheme."""
+    """A row for each of KINDS, the model as it is first."""
     rows: list[dict[str, Any]] = []
     plain: np.ndarray | None = None
-    for scheme in (None, *SCHEMES):
-        llm = LLM(model, device="cpu", dtype=dtype, quantize=scheme)
+    for name, options in KINDS.items():
+        llm = LLM(model, device="cpu", dtype=dtype, **options)
         context = min(CONTEXT, llm.context_len)
         found = perplexity(llm, text, context=context)
         logits = llm.logits(llm.encode(text)[:context]).astype(np.float64)
         row = {
-            "type": scheme or "as it is",
+            "type": name,
             "perplexity": found.perplexity,
             "bits_per_byte": found.bits_per_byte,
             "tokens": found.num_tokens,

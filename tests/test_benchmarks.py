@@ -288,13 +288,14 @@ def test_what_quantization_costs_is_measured_against_the_model_as_it_is():
     text = (ROOT / "benchmarks" / "texts" / "story.txt").read_text()[:400]
     rows = quantization.measure(find_model("story"), text, dtype="float32")
 
-    plain, int8, int4 = rows
-    assert [row["type"] for row in rows] == ["as it is", "int8", "int4"]
+    plain, int8, int4, kv_int8 = rows
+    assert [row["type"] for row in rows] == ["as it is", "int8", "int4", "KV cache in int8"]
     expected = perplexity(LLM(find_model("story"), device="cpu"), text)
     assert plain["perplexity"] == pytest.approx(expected.perplexity)
     assert 0 < int8["logit_error"] < int4["logit_error"] < 0.3
     assert 0 < int8["divergence"] < int4["divergence"]
-    assert len(quantization.table(rows)) == 5
+    assert 0 < kv_int8["divergence"] < int4["divergence"]
+    assert len(quantization.table(rows)) == 6
 
 
 def test_the_divergence_is_that_of_the_probabilities():
