@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llama_cu.ops.numpy_matrix import Shelf
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from llama_cu.sampling_params import SamplingParams
 from llama_cu.step_input import build_sampling_rows
@@ -34,13 +35,22 @@ def test_a_query_alone_sees_what_it_sees_in_a_tile(ops, window):
 
 
 @pytest.mark.parametrize("shape", [(576, 576), (3072, 576), (576, 960), (48, 3000), (4200, 1100)])
-def test_a_weight_of_many_short_rows_is_placed_by_columns(shape):
+@pytest.mark.parametrize("turns", [False, True])
+def test_a_weight_of_many_short_rows_is_placed_by_columns(shape, turns):
     host = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
-    placed = NumpyOps(DTYPES["float32"]).place_weight(host)
+    placed = Shelf(turns=turns).place(host)
     np.testing.assert_array_equal(placed, host)
-    short_rows = shape == (3072, 576)
-    assert placed.flags.f_contiguous == short_rows
-    assert placed.flags.c_contiguous != short_rows
+    is_turned = turns and shape == (3072, 576)
+    assert placed.flags.f_contiguous == is_turned
+    assert placed.flags.c_contiguous != is_turned
+
+
+def test_avx512_reads_short_rows_as_they_are(monkeypatch):
+    host = np.ones((3072, 576), np.float32)
+    for found, by_columns in ((["X86_V3"], True), (["AVX2", "AVX512_SKX"], False), ([], True)):
+        config = {"SIMD Extensions": {"found": found}}
+        monkeypatch.setattr(np, "show_config", lambda mode, config=config: config)
+        assert Shelf().place(host).flags.f_contiguous == by_columns
 
 
 def test_weights_do_not_lie_on_each_other():
