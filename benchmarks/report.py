@@ -41,6 +41,9 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "blas": f"{blas['name']} {blas['version']}",
+        "environment": {
+            name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")
+        },
         "packages": dict(_installed(_PACKAGES)),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llama_cu.ops import numpy_matrix
 from llama_cu.ops.numpy_matrix import Shelf
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from llama_cu.sampling_params import SamplingParams
@@ -51,6 +52,37 @@ def test_avx512_reads_short_rows_as_they_are(monkeypatch):
         config = {"SIMD Extensions": {"found": found}}
         monkeypatch.setattr(np, "show_config", lambda mode, config=config: config)
         assert Shelf().place(host).flags.f_contiguous == by_columns
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 4, 5, 8, 15, 16, 31, 64, 65, 130])
+@pytest.mark.parametrize("avx512", [False, True])
+def test_a_product_does_not_depend_on_the_order_of_its_factors(monkeypatch, num_rows, avx512):
+    monkeypatch.setattr(numpy_matrix, "_blas_uses_avx512", lambda: avx512)
+    rng = np.random.default_rng(6)
+    x, weight = (rng.standard_normal((rows, 96)).astype(np.float32) for rows in (num_rows, 130))
+    out = numpy_matrix.matmul(x, weight)
+    assert out.shape == (num_rows, 130) and out.flags.c_contiguous
+    np.testing.assert_allclose(out, x.astype(np.float64) @ weight.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("core", "simd", "blas", "uses"),
+    [
+        ("", ["AVX512_SKX"], "scipy-openblas", True),
+        ("SkylakeX", ["X86_V4"], "openblas", True),
+        ("Haswell", ["X86_V4"], "scipy-openblas", False),
+        ("", ["X86_V3"], "scipy-openblas", False),
+        ("", ["X86_V4"], "mkl-dynamic-lp64-seq", False),
+    ],
+)
+def test_openblas_has_kernels_for_avx512(monkeypatch, core, simd, blas, uses):
+    config = {
+        "SIMD Extensions": {"found": simd},
+        "Build Dependencies": {"blas": {"name": blas}},
+    }
+    monkeypatch.setattr(np, "show_config", lambda mode: config)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", core)
+    assert numpy_matrix._blas_uses_avx512.__wrapped__() == uses
 
 
 def test_weights_do_not_lie_on_each_other():
