@@ -94,7 +94,7 @@ def test_an_answer_comes_as_events_and_is_kept_as_one_message(server, listen):
     assert say(server, "one", "hello") == (200, {"message": "msg sent"})
     pieces = stream.answer()
 
-    assert len(pieces) > 1
+    assert pieces and all(pieces)
     until(lambda: len(messages(server, "one")) == 2)
     assert messages(server, "one") == [
         {"role": "user", "content": "hello"},

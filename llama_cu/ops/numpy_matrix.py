@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,10 @@ _ROWS_STEP = 8
 # 37 GB/s, with OpenBLAS's kernels of either kind.
 _MAX_SHORT_LINE = 1024
 
-_AVX512_CORES = ("skylakex", "cooperlake", "sapphirerapids")  # as OpenBLAS names them
+# How to ask the OpenBLAS that NumPy's wheels bring which CPU's kernels it runs, and the answers.
+_BLAS_FOLDER = Path(np.__file__).parents[1] / "numpy.libs"
+_NAMES_OF_CORE = ("scipy_openblas_get_corename64_", "openblas_get_corename64_")
+_AVX512_CORES = ("skylakex", "cooperlake", "sapphirerapids")
 
 # Only large arrays get huge pages: smaller weights share chunks of 16 MiB, each weight on a
 # cache line of its own.
@@ -104,13 +108,14 @@ def take_rows(table: Array | CompactMatrix, rows: Array) -> Array:
 
 @cache
 def _blas_uses_avx512() -> bool:
-    """Whether NumPy's products run on OpenBLAS's kernels for AVX-512.
-
-    OpenBLAS has them for every CPU that can run them, unless OPENBLAS_CORETYPE names another CPU.
-    """
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
-    core = os.environ.get("OPENBLAS_CORETYPE", "").lower()
-    return "openblas" in blas and _cpu_has_avx512() and core in ("", *_AVX512_CORES)
+    """Whether NumPy's products run on OpenBLAS's kernels for AVX-512; False where nothing tells."""
+    for path in _BLAS_FOLDER.glob("*openblas*"):
+        library = ctypes.CDLL(str(path))  # loaded already: this is a second handle
+        for name in _NAMES_OF_CORE:
+            if tell := getattr(library, name, None):
+                tell.restype = ctypes.c_char_p
+                return tell().decode().lower() in _AVX512_CORES
+    return False
 
 
 def _cpu_has_avx512() -> bool:
