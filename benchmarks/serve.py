@@ -80,15 +80,21 @@ def figures(arguments: argparse.Namespace) -> dict[str, Any]:
         name: {count: Load() for count in arguments.clients} for name in commands
     }
     alone: dict[str, list[float]] = {name: [] for name in commands}
+    http_shares: list[float] = []
     for _ in range(arguments.repeats):
         for name, command in commands.items():
-            with server(command) as (url, model, _):
+            with server(command) as (url, model, process):
                 for num_clients, load in loads[name].items():
                     asyncio.run(ask(url, model, num_clients, arguments.tokens, each=1, seed=0))
+                    began, spent = time.perf_counter(), main_thread_cpu_s(process.pid)
                     with load.timed() as seen:
                         seen += asyncio.run(
                             ask(url, model, num_clients, arguments.tokens, each=2, seed=1)
                         )
+                    spent = main_thread_cpu_s(process.pid) - spent
+                    share = spent / (time.perf_counter() - began)
+            if name == "llama-cu":
+                http_shares.append(share)
             alone[name].append(without_server(name, files[name], most, arguments))
     results: dict[str, dict[str, Any]] = {}
     for name, of_engine in loads.items():
@@ -101,6 +107,9 @@ def figures(arguments: argparse.Namespace) -> dict[str, Any]:
         over_few = throughput / results[f"{few} clients, throughput"][name]["median"]
         findings[f"{name}, many clients over one"] = round(over_few, 2)
         findings[f"{name}, server over library"] = round(throughput / row["median"], 3)
+    findings[f"llama-cu, CPU time of HTTP per second, {most} clients"] = round(
+        statistics.median(http_shares), 4
+    )
     return {"model": arguments.model.resolve().name, "results": results, "findings": findings}
 
 
@@ -220,6 +229,18 @@ def resident_bytes(pid: int) -> int:
     if not status.exists():
         return 0
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main_thread_cpu_s(pid: int) -> float:
+    """Processor seconds of a server's event loop: HTTP, JSON, queues; 0 where nothing tells.
+
+    Our engine computes on threads of its own.
+    """
+    stat = Path(f"/proc/{pid}/task/{pid}/stat")
+    if not stat.exists():
+        return 0.0
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def llama_cu_command(model: Path, device: str) -> list[str]:

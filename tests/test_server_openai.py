@@ -289,6 +289,7 @@ def test_tokenize_and_detokenize_are_inverse(server, llm):
         ({"top_p": 0}, "top_p"),
         ({"top_p": float("nan")}, "top_p"),
         ({"n": 0}, "n"),
+        ({"seed": 2**64}, "seed"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 2.5}, "max_tokens"),
         ({"stop": [""]}, "stop"),
