@@ -13,7 +13,7 @@ import numpy as np
 
 from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.rope import inv_freq_table
-from llama_cu.checkpoint.weights import load_weights
+from llama_cu.checkpoint.weight_reader import load_weights
 
 Array = Any
 

@@ -15,13 +15,8 @@ import torch.nn.functional as F
 from llama_cu.checkpoint.config import ModelConfig, load_config
 from llama_cu.checkpoint.rope import attention_scaling, inv_freq_table
 from llama_cu.checkpoint.tensor_set import has_tensors
-from llama_cu.checkpoint.weights import (
-    LAYER_PARTS,
-    LayerWeights,
-    Weights,
-    layer_shapes,
-    load_weights,
-)
+from llama_cu.checkpoint.weight_reader import load_weights
+from llama_cu.checkpoint.weights import LAYER_PARTS, LayerWeights, Weights, layer_shapes
 from tests.checkpoints import FILE_DTYPES
 
 Tensor = Any

@@ -17,7 +17,8 @@ from llama_cu.errors import RequestError
 from llama_cu.kv_cache import BlockAllocator, KVCache
 from llama_cu.model import Llama
 from llama_cu.scheduler import Scheduler, Slice
-from llama_cu.sequence import Logprob, Sequence
+from llama_cu.scoring import Scorer
+from llama_cu.sequence import Sequence
 from llama_cu.step_input import (
     build_batch,
     build_logit_edits,
@@ -33,8 +34,6 @@ _DEVICE_BATCH_TOKENS, _CPU_BATCH_TOKENS = 2048, 512
 # Rows of a step that checks guesses. On a device the weights are read once up to here; on a CPU 8
 # rows cost 2.3 times as much as one, and 6 or 10 cost 3.5 times (OpenBLAS, 135M parameters).
 _MAX_CHECKED_ROWS = 8
-# Logits of given tokens that are on the device at a time: a quarter of a gigabyte.
-_MAX_SCORED_LOGITS = 1 << 26
 
 
 class Engine:
@@ -65,6 +64,7 @@ class Engine:
             max_batch_tokens=max_batch_tokens,
             max_num_seqs=max_num_seqs,
         )
+        self._scorer = Scorer(model)
         is_dynamic = model.config.rope.rope_type == "dynamic"
         self._rope_row = partial(rope_row, model.config) if is_dynamic else None
         self._loop: DecodeLoop | None = None
@@ -184,7 +184,7 @@ class Engine:
         """Logits of the slices that complete their sequences."""
         hidden, batch = self._forward(slices)
         if any(piece.sequence.lacks_prompt_logprobs for piece in slices):
-            self._record_prompt_logprobs(hidden, slices)
+            self._scorer.record_prompts(hidden, slices)
         completing = any(piece.completes for piece in slices)
         return self.model.logits(hidden, batch.logit_rows) if completing else None
 
@@ -213,51 +213,12 @@ class Engine:
         token_ids = ops.sample(edited, build_sampling_rows(sequences, positions, ops))
         if any(sequence.params.logprobs is not None for sequence in sequences):
             counts = [sequence.params.logprobs or 0 for sequence in sequences]
-            entries = self._logprobs(logits, token_ids, counts)
+            entries = self._scorer.entries(logits, token_ids, counts)
             for sequence, entry in zip(sequences, entries, strict=True):
                 if sequence.params.logprobs is not None:
                     sequence.logprobs.append(entry)
         drawn: list[int] = ops.download(token_ids).tolist()
         return drawn
-
-    def _record_prompt_logprobs(self, hidden: Array, slices: list[Slice]) -> None:
-        """Of the prompt tokens that follow the slices' tokens, where they are wanted."""
-        ops = self.model.ops
-        start = 0
-        for piece in slices:
-            sequence, first = piece.sequence, piece.sequence.num_computed
-            rows_at = start - first  # the row of position 0
-            start += piece.num_tokens
-            last = min(first + piece.num_tokens, sequence.prompt_len - 1)
-            # A sequence that gave way and is computed again may know some already.
-            while sequence.lacks_prompt_logprobs and len(sequence.prompt_logprobs) < last:
-                begin = len(sequence.prompt_logprobs)
-                end = min(last, begin + self._max_scored_rows)
-                rows = np.arange(rows_at + begin, rows_at + end, dtype=np.int32)
-                following = np.array(sequence.token_ids[begin + 1 : end + 1], np.int32)
-                logits = self.model.logits(hidden, ops.upload(rows))
-                counts = [sequence.params.prompt_logprobs or 0] * len(rows)
-                sequence.prompt_logprobs += self._logprobs(logits, ops.upload(following), counts)
-
-    def _logprobs(
-        self, logits: Array, token_ids: Array, counts: list[int]
-    ) -> list[dict[int, Logprob]]:
-        """For each row its `counts` most likely tokens, and the given one."""
-        ops = self.model.ops
-        found = ops.logprobs(logits, token_ids, min(max(counts), self.model.config.vocab_size))
-        chosen, top_ids, top_logprobs = (ops.download(array).tolist() for array in found)
-        given = ops.download(token_ids).tolist()
-        entries = []
-        for row, count in enumerate(counts):
-            ranked = list(zip(top_ids[row], top_logprobs[row], strict=True))[:count]
-            entry = {token: Logprob(value, rank) for rank, (token, value) in enumerate(ranked, 1)}
-            entry.setdefault(given[row], Logprob(chosen[row], None))
-            entries.append(entry)
-        return entries
-
-    @property
-    def _max_scored_rows(self) -> int:
-        return max(1, _MAX_SCORED_LOGITS // self.model.config.vocab_size)
 
     def score(self, sequence: Sequence) -> np.ndarray:
         """Logits at every position of a sequence: float32 [num_tokens, vocab_size].
@@ -276,16 +237,13 @@ class Engine:
 
         float32 [num_tokens - first], natural logarithms; computed as by `score`.
         """
-        ops, found = self.model.ops, [np.empty(0, np.float32)]
+        found = [np.empty(0, np.float32)]
         for hidden, positions in self._alone(sequence):
             begin = max(positions.start, first - 1)
             end = min(positions.stop, len(sequence) - 1)
             if begin < end:
-                rows = np.arange(begin, end, dtype=np.int32) - np.int32(positions.start)
-                following = np.array(sequence.token_ids[begin + 1 : end + 1], np.int32)
-                logits = self.model.logits(hidden, ops.upload(rows))
-                of_token, *_ = ops.logprobs(logits, ops.upload(following), 0)
-                found.append(ops.download(of_token))
+                following = sequence.token_ids[begin + 1 : end + 1]
+                found.append(self._scorer.logprobs(hidden, begin - positions.start, following))
         return np.concatenate(found)
 
     def _alone(self, sequence: Sequence) -> Iterator[tuple[Array, range]]:
@@ -298,7 +256,7 @@ class Engine:
                 f"but {allocator.num_free} are free"
             )
         sequence.block_table = [allocator.allocate() for _ in range(needed)]
-        chunk_size = min(self._max_scored_rows, self.scheduler.max_batch_tokens)
+        chunk_size = min(self._scorer.max_rows, self.scheduler.max_batch_tokens)
         try:
             for start in range(0, len(sequence), chunk_size):
                 sequence.num_computed = start

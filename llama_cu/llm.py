@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from random import Random
 from threading import RLock
@@ -14,35 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from llama_cu.arguments import check_integer, check_number
+from llama_cu.arguments import check_integer
 from llama_cu.checkpoint.checkpoint import open_checkpoint
-from llama_cu.checkpoint.rope import default_max_model_len
 from llama_cu.checkpoint.tokenizer import StreamDecoder
-from llama_cu.engine import Engine
-from llama_cu.errors import BackendUnavailable, ModelError, RequestError
-from llama_cu.kv_cache import allocate_kv_cache, kv_bytes_per_token
-from llama_cu.loading import load
-from llama_cu.model import Llama
-from llama_cu.ops.backend import get_ops
-from llama_cu.ops.base import Ops
+from llama_cu.errors import ModelError, RequestError
 from llama_cu.ops.device import Device
-from llama_cu.ops.int8_cache import check_kv_dtype
 from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.output import Output, TextStream, output_of
 from llama_cu.prompts import Message, Prompt, PromptReader
-from llama_cu.quantized import EXPANDED, find_scheme
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 from llama_cu.sequence import Sequence
-from llama_cu.speculation import KINDS, NgramDrafter
+from llama_cu.speculation import NgramDrafter
+from llama_cu.startup import EngineOptions, Progress, start_engine
 from llama_cu.stopping import StopStrings
-
-Progress = Callable[[str, int, int], None]
-"""progress(what, done, total), called while weights load and kernels compile."""
-
-# A CPU shares its memory with everything else: by default one context or this much, whichever
-# is more, but never more contexts than this.
-_CPU_CACHE_BYTES = 1 << 30
-_CPU_CACHE_CONTEXTS = 16
 
 
 class LLM:
@@ -87,105 +69,44 @@ class LLM:
     ) -> None:
         if not isinstance(model, str | Path):
             raise ValueError(f"model must be the path of a folder or a file, got {model!r}")
-        for name, value in (("max_num_seqs", max_num_seqs), ("block_size", block_size)):
-            check_integer(name, value, 1)
-        for name, limit in (
-            ("max_model_len", max_model_len),
-            ("kv_cache_bytes", kv_cache_bytes),
-            ("max_batch_tokens", max_batch_tokens),
-        ):
-            if limit is not None:
-                check_integer(name, limit, 1)
-        if speculate not in (None, *KINDS):
-            known = " or ".join(map(repr, KINDS))
-            raise ValueError(f"speculate must be {known} or None, got {speculate!r}")
-        self._speculate = speculate is not None
-        scheme = find_scheme(quantize)
-        check_kv_dtype(kv_dtype)
-        if low_memory and quantize == EXPANDED:
-            raise ValueError("low_memory holds blocks as they are, quantize='none' expands them")
+        options = EngineOptions(
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            kv_dtype=kv_dtype,
+            low_memory=low_memory,
+            max_model_len=max_model_len,
+            kv_cache_bytes=kv_cache_bytes,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_num_seqs=max_num_seqs,
+            max_batch_tokens=max_batch_tokens,
+            block_size=block_size,
+            enforce_eager=enforce_eager,
+            speculate=speculate,
+        )
         if seed is not None:
             check_integer("seed", seed, 0, MAX_SEED)
-        check_number("gpu_memory_utilization", gpu_memory_utilization, 0, 1, open_low=True)
         if progress is not None and not callable(progress):
             raise ValueError(f"progress must be callable, got {progress!r}")
         checkpoint = open_checkpoint(Path(model))
-        self.config = config = checkpoint.config
-        self.tokenizer = checkpoint.tokenizer
-        self._prompts = PromptReader(checkpoint.tokenizer, config.vocab_size)
-        longest = default_max_model_len(config)
-        if max_model_len is not None and max_model_len > longest:
-            raise ValueError(
-                f"max_model_len must be at most {longest}, which the model was made for, "
-                f"got {max_model_len}"
-            )
-        self.max_model_len = max_model_len or longest
-        report = progress or (lambda what, done, total: None)
-        ops, self.device_note = get_ops(
-            device,
-            dtype,
-            checkpoint_dtype=config.dtype,
-            low_memory=low_memory,
-            on_compile=lambda name: report(f"compiling {name}", 0, 0),
-        )
+        self.config, self.tokenizer = checkpoint.config, checkpoint.tokenizer
+        self._prompts = PromptReader(self.tokenizer, self.config.vocab_size)
+        self._speculate = speculate is not None
+        self.max_model_len = options.model_len(self.config)
+        self.engine, self.device_note = start_engine(checkpoint, options, progress)
+        ops = self.engine.model.ops
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
-        weights = load(
-            checkpoint.path,
-            config,
-            ops,
-            scheme=scheme,
-            expand=quantize == EXPANDED,
-            kv_dtype=kv_dtype,
-            progress=partial(report, "weights"),
-        )
-        llama = Llama(config, weights, ops, max_model_len=self.max_model_len)
-        per_token = kv_bytes_per_token(config, ops.storage_dtype.itemsize, kv_dtype)
-        if kv_cache_bytes is None:
-            kv_cache_bytes = self._cache_bytes(ops, per_token, gpu_memory_utilization)
-        num_tokens = kv_cache_bytes // per_token
-        num_blocks = num_tokens // block_size
-        if num_blocks == 0:
-            raise ValueError(
-                f"kv_cache_bytes must be at least {per_token * block_size} (one block), "
-                f"got {kv_cache_bytes}"
-            )
-        blocks = {"num_blocks": num_blocks, "block_size": block_size}
-        cache = allocate_kv_cache(ops, config, **blocks, kv_dtype=kv_dtype)
-        self.engine = Engine(
-            llama,
-            cache,
-            max_batch_tokens=max_batch_tokens,
-            max_num_seqs=max_num_seqs,
-            enforce_eager=enforce_eager,
-        )
-        # As in vLLM, an answer ends at the config's ids and at the tokenizer's own EOS too.
-        own_eos = None if self.tokenizer is None else self.tokenizer.eos_token_id
-        eos_token_ids = {*config.eos_token_ids, *(() if own_eos is None else (own_eos,))}
-        # A tokenizer may know more tokens than the model, which then never draws them.
-        self.eos_token_ids = frozenset(i for i in eos_token_ids if i < config.vocab_size)
+        self.eos_token_ids = checkpoint.eos_token_ids
         self._lock = RLock()
+        self._random = Random(secrets.randbits(64) if seed is None else seed)
         if not isinstance(ops, NumpyOps):
             self._warm_up()
-        self._random = Random(secrets.randbits(64) if seed is None else seed)
 
     def _warm_up(self) -> None:
         """Compile what a prefill, a decode and a draw need, so that no request waits for it."""
         params = SamplingParams(max_tokens=2, ignore_eos=True)
         if self.max_model_len > 3 and self.engine.capacity > 3:
             self._run([self._sequence([0, 0], params, 0)])
-
-    def _cache_bytes(self, ops: Ops, per_token: int, share: float) -> int:
-        free = ops.free_memory()
-        usable = int(free * share)
-        if isinstance(ops, NumpyOps):
-            context = self.max_model_len * per_token
-            usable = min(usable, max(_CPU_CACHE_BYTES, context), _CPU_CACHE_CONTEXTS * context)
-        if usable < per_token:
-            raise BackendUnavailable(
-                f"{self.device_name} has {free} bytes left for the KV cache; a token needs "
-                f"{per_token}"
-            )
-        return usable
 
     def generate(
         self,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_cu.checkpoint.config import ModelConfig
-from llama_cu.checkpoint.weights import PAIRED, Weights, block_types, load_weights
+from llama_cu.checkpoint.weight_reader import block_types, load_weights
+from llama_cu.checkpoint.weights import PAIRED, Weights
 from llama_cu.ops.base import Ops
 from llama_cu.quantized import Scheme
 

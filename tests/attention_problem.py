@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llama_cu.batch import Batch
-from llama_cu.ops.cuda_attention import unfused_attention
+from llama_cu.ops.cuda_unfused import unfused_attention
 from llama_cu.ops.int8_cache import Int8Cache
 from tests import reference
 from tests.backends import normal, put, put_as

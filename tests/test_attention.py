@@ -148,7 +148,7 @@ def test_the_unfused_path_computes_the_same(device_ops, window):
 
 def test_the_unfused_path_bounds_its_memory_by_tiles_of_queries(device_ops, monkeypatch):
     problem = Problem(device_ops, PREFILLS, HEADS[0])
-    monkeypatch.setattr("llama_cu.ops.cuda_attention._MAX_SCORES", 7 * 77 * 6)
+    monkeypatch.setattr("llama_cu.ops.cuda_unfused._MAX_SCORES", 7 * 77 * 6)
     assert_close(device_ops, problem.unfused_result(30), problem.want(30))
 
 

@@ -7,7 +7,7 @@ from llama_cu import LLM, SamplingParams
 from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.config import load_config
 from llama_cu.checkpoint.rope import inv_freq_table
-from llama_cu.checkpoint.weights import load_weights
+from llama_cu.checkpoint.weight_reader import load_weights
 from llama_cu.errors import ModelError
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint, random_ids, random_tensors
 from tests.gguf_files import float_tensor

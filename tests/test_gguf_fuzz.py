@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama_cu.checkpoint.checkpoint import open_checkpoint
-from llama_cu.checkpoint.weights import load_weights
+from llama_cu.checkpoint.weight_reader import load_weights
 from llama_cu.errors import ModelError
 from tests.checkpoints import SMALL_LLAMA, random_tensors
 from tests.gguf_files import Stored, float_tensor, gguf_bytes, random_blocks

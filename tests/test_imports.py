@@ -38,13 +38,22 @@ HOMES = {
     "ml_dtypes": ("llama_cu.",),
     "numpy": ("llama_cu.",),
 }
+# What those that run a model must not know of.
+RUNNERS_ABOVE = (
+    "ops.numpy_ops",
+    "ops.cuda_ops",
+    "checkpoint.weights",
+    "checkpoint.weight_reader",
+    "llm",
+)
 # A room, and what it must not know of.
 BELOW = {
     "llama_cu.ops.": ("checkpoint", "model", "kv_cache", "scheduler", "engine", "llm"),
     "llama_cu.checkpoint.": ("ops", "model", "kv_cache", "scheduler", "engine", "llm"),
     "llama_cu.model": ("ops.numpy_ops", "ops.cuda_ops", "scheduler", "engine", "llm"),
     "llama_cu.scheduler": ("ops", "checkpoint", "model", "engine", "llm"),
-    "llama_cu.engine": ("ops.numpy_ops", "ops.cuda_ops", "checkpoint.weights", "llm"),
+    "llama_cu.engine": (*RUNNERS_ABOVE, "startup"),
+    "llama_cu.scoring": (*RUNNERS_ABOVE, "engine", "startup"),
 }
 
 

@@ -7,18 +7,17 @@ import pytest
 
 from llama_cu import LLM, ModelError, SamplingParams
 from llama_cu.checkpoint.checkpoint import open_checkpoint
-from llama_cu.checkpoint.weights import block_types
+from llama_cu.checkpoint.weight_reader import block_types
 from llama_cu.gguf_quants import BLOCK_TYPES
 from llama_cu.kernel_plan import plan_kernels
 from llama_cu.ops.base import Ops
+from llama_cu.ops.cuda_matvec_quantized import MAX_QUANTIZED_ROWS, multiplies
 from llama_cu.ops.cuda_ops import CudaOps
 from llama_cu.ops.cuda_quantized import (
-    MAX_QUANTIZED_ROWS,
     QuantizedMatrix,
     StackedMatrix,
     dequantize,
     expand,
-    multiplies,
     packed_bytes,
     repack,
     stacked,

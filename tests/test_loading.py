@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from llama_cu.checkpoint.checkpoint import open_config
 from llama_cu.checkpoint.config import load_config
-from llama_cu.checkpoint.weights import load_weights
+from llama_cu.checkpoint.weight_reader import load_weights
 from llama_cu.errors import BackendUnavailable, ModelError
 from llama_cu.ops.backend import get_ops
 from llama_cu.ops.cuda_loader import CudaLoader

@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from llama_cu.ops.base import Ops
+from llama_cu.ops.cuda_matvec_quantized import MAX_QUANTIZED_ROWS, multiplies, split_log2
 from llama_cu.ops.cuda_ops import CudaOps
-from llama_cu.ops.cuda_quantized import (
-    MAX_QUANTIZED_ROWS,
-    dequantize,
-    multiplies,
-    packed_bytes,
-    split_log2,
-)
+from llama_cu.ops.cuda_quantized import dequantize, packed_bytes
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from llama_cu.quantized import INT4, INT8, SCHEMES, can_quantize, quantize, rounded
 from llama_cu.quantized import dequantize as dequantize_on_host

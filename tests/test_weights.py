@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llama_cu.checkpoint.config import load_config
-from llama_cu.checkpoint.weights import load_weights, weight_bytes
+from llama_cu.checkpoint.weight_reader import load_weights
+from llama_cu.checkpoint.weights import weight_bytes
 from llama_cu.convert import convert
 from llama_cu.errors import BackendUnavailable, ModelError
 from tests.checkpoints import (
@@ -419,7 +420,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from llama_cu.checkpoint.config import load_config
-from llama_cu.checkpoint.weights import load_weights, weight_bytes
+from llama_cu.checkpoint.weight_reader import load_weights
+from llama_cu.checkpoint.weights import weight_bytes
 
 def memory(field):
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -21,6 +21,14 @@ class Checkpoint:
     config: ModelConfig
     tokenizer: Tokenizer | None  # None where the checkpoint has none
 
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ids that end an answer: as in vLLM the config's, and the tokenizer's own EOS too."""
+        own = None if self.tokenizer is None else self.tokenizer.eos_token_id
+        ids = {*self.config.eos_token_ids, *(() if own is None else (own,))}
+        # A tokenizer may know more tokens than the model, which then never draws them.
+        return frozenset(i for i in ids if i < self.config.vocab_size)
+
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint in a folder of Hugging Face layout, or in a GGUF file.

@@ -8,12 +8,7 @@ import numpy as np
 
 from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRows
 from llama_cu.ops.base import HeadNorms, Ops
-from llama_cu.ops.cuda_attention import (
-    fused_attention,
-    fuses_attention,
-    masked_softmax,
-    unfused_attention,
-)
+from llama_cu.ops.cuda_attention import fused_attention, fuses_attention
 from llama_cu.ops.cuda_heads import (
     launch_head_norm,
     launch_rope,
@@ -29,17 +24,11 @@ from llama_cu.ops.cuda_launch import (
     vector_lanes,
     whole_warps,
 )
+from llama_cu.ops.cuda_linear import linear, logits, norm_product, reads_once
 from llama_cu.ops.cuda_loader import CudaLoader
-from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS, Epilogue, Norm, can_norm, matvec
-from llama_cu.ops.cuda_quantized import (
-    PACKED,
-    PackedMatrix,
-    dequantize,
-    matvec_quantized,
-    multiplies,
-    multiplies_packed,
-    quantize,
-)
+from llama_cu.ops.cuda_matvec import Epilogue, Norm
+from llama_cu.ops.cuda_matvec_quantized import multiplies_packed
+from llama_cu.ops.cuda_quantized import quantize
 from llama_cu.ops.cuda_sampling import (
     launch_edit_logits,
     launch_logprobs,
@@ -47,6 +36,7 @@ from llama_cu.ops.cuda_sampling import (
     launch_sample,
 )
 from llama_cu.ops.cuda_templates import C_TYPES
+from llama_cu.ops.cuda_unfused import masked_softmax, unfused_attention
 from llama_cu.ops.device import Device
 from llama_cu.ops.int8_cache import Int8Cache, scales_shape
 from llama_cu.quantized import Scheme
@@ -151,47 +141,31 @@ class CudaOps(Ops):
     def linear(
         self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
     ) -> Array:
-        if self._reads_once(x, weight):
-            return self._matvec(x, weight=weight, bias=bias, residual=residual)
-        weight = self._expanded(weight)
-        shape = self._product_shape(x, weight)
-        if residual is not None:
-            check_array("linear: residual", residual, shape=shape, dtype=self.dtype)
-        if _are_few(x):
-            return matvec(self.device, x, weight=weight, bias=bias, residual=residual)
-        out = self.empty(shape) if residual is None else residual
-        if bias is not None:
-            self._launch_bias("fill_bias" if residual is None else "add_bias", bias, out=out)
-        adds = bias is not None or residual is not None
-        self._multiply(x, weight, out=out, beta=1.0 if adds else 0.0)
-        return out
+        return linear(self, x, weight=weight, bias=bias, residual=residual)
 
     def logits(self, x: Array, weight: Array) -> Array:
-        if self._reads_once(x, weight):
-            return self._matvec(x, weight=weight, epilogue=Epilogue.FLOAT32)
-        weight = self._expanded(weight)
-        out = self.device.empty(self._product_shape(x, weight), _FLOAT32)
-        self._multiply(x, weight, out=out, beta=0.0)
-        return out
+        return logits(self, x, weight=weight)
 
     def norm_linear(
         self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
     ) -> Array:
-        if not self._reads_once(x, weight):
+        if not reads_once(self.device, x, weight):
             return super().norm_linear(x, norm_weight, eps, weight, bias)
-        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.STORE, bias)
+        return norm_product(self, x, norm=Norm(norm_weight, eps), weight=weight, bias=bias)
 
     def norm_swiglu(
         self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
     ) -> Array:
-        if not self._reads_once(x, weight):
+        if not reads_once(self.device, x, weight):
             return super().norm_swiglu(x, norm_weight, eps, weight, bias)
-        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.SWIGLU, bias)
+        options: dict[str, Any] = {"bias": bias, "epilogue": Epilogue.SWIGLU}
+        return norm_product(self, x, norm=Norm(norm_weight, eps), weight=weight, **options)
 
     def norm_logits(self, x: Array, norm_weight: Array, eps: float, weight: Array) -> Array:
-        if not self._reads_once(x, weight):
+        if not reads_once(self.device, x, weight):
             return super().norm_logits(x, norm_weight, eps, weight)
-        return self._normed_matvec(x, Norm(norm_weight, eps), weight, Epilogue.FLOAT32, None)
+        norm = Norm(norm_weight, eps)
+        return norm_product(self, x, norm=norm, weight=weight, epilogue=Epilogue.FLOAT32)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         num_tokens, hidden_size = x.shape
@@ -277,52 +251,3 @@ class CudaOps(Ops):
 
     def logprobs(self, logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:
         return launch_logprobs(self.device, logits, token_ids=token_ids, num_top=num_top)
-
-    def _launch_bias(self, name: str, bias: Array, *, out: Array) -> None:
-        num_rows, size = out.shape
-        check_array("linear: bias", bias, shape=(size,), dtype=self.dtype)
-        lanes = vector_lanes(self.dtype, size)
-        kernel = self.device.kernel("bias", name, self._c_type, lanes)
-        grid = (num_rows, ceil_div(size // lanes, 256))
-        launch(kernel, grid, 256, bias, out, np.int32(size))
-
-    def _normed_matvec(
-        self, x: Array, norm: Norm, weight: Array, epilogue: Epilogue, bias: Array | None
-    ) -> Array:
-        """The product of few rows, normed on the way where that is possible, else before."""
-        if can_norm(self.device, x):
-            return self._matvec(x, weight=weight, bias=bias, norm=norm, epilogue=epilogue)
-        normed = self.rms_norm(x, norm.weight, norm.eps)
-        return self._matvec(normed, weight=weight, bias=bias, epilogue=epilogue)
-
-    def _reads_once(self, x: Array, weight: Array | PackedMatrix) -> bool:
-        """Whether one kernel of ours reads the weight as it is, for all rows."""
-        if isinstance(weight, PACKED):
-            return multiplies(self.device, x)
-        return _are_few(x)
-
-    def _matvec(self, x: Array, *, weight: Array | PackedMatrix, **options: Any) -> Array:
-        if isinstance(weight, PACKED):
-            return matvec_quantized(self.device, x, weight=weight, **options)
-        self._product_shape(x, weight)
-        return matvec(self.device, x, weight=weight, **options)
-
-    def _expanded(self, weight: Array | PackedMatrix) -> Array:
-        if isinstance(weight, PACKED):
-            return dequantize(self.device, weight, dtype=self.dtype)
-        return weight
-
-    def _product_shape(self, x: Array, weight: Array) -> tuple[int, int]:
-        shapes = x.ndim == 2 and weight.ndim == 2 and x.shape[1] == weight.shape[1]
-        check(shapes, "linear: x {} and weight {} do not fit", x.shape, weight.shape)
-        dtypes = x.dtype == self.dtype and weight.dtype == self.dtype
-        check(dtypes, "linear: want {}, got x {}, weight {}", self.dtype, x.dtype, weight.dtype)
-        return x.shape[0], weight.shape[0]
-
-    def _multiply(self, x: Array, weight: Array, *, out: Array, beta: float) -> None:
-        if x.shape[0]:
-            self.device.gemm(x, weight, out, beta=beta)
-
-
-def _are_few(x: Array) -> bool:
-    return 0 < len(x) <= MAX_MATVEC_ROWS
