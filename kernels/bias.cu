@@ -8,7 +8,7 @@
 //   grid    num_rows x ceil(size / LANES / 256) blocks
 //   block   256 threads; a thread owns one vector
 //   memory  reads bias from cache, writes (and for add_bias reads) out once; bandwidth-bound
-//   needs   size % LANES == 0 (LANES is chosen so by ops/cuda_ops.py)
+//   needs   size % LANES == 0 (LANES is chosen so by ops/cuda_linear.py)
 #include "common.cuh"
 
 template <typename T, int LANES>

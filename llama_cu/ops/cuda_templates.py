@@ -27,7 +27,7 @@ class Specialisation:
 
 @dataclass(frozen=True)
 class Template:
-    """A kernel and the template arguments that cuda_ops.py may ask for.
+    """A kernel and the template arguments that the CUDA backend may ask for.
 
     An entry of `choices` is "T" (every element type), "HEAD_DIM" (every head size), a tuple of
     alternatives, or the one argument itself. Older architectures than `min_arch` lack the kernel;
@@ -154,7 +154,7 @@ TEMPLATES: tuple[Template, ...] = (
 def specialisations(
     arch: int, *, head_dims: Sequence[int] = HEAD_DIMS, ends_only: bool = False
 ) -> list[Specialisation]:
-    """Everything that cuda_ops.py may ask a device of sm_`arch` for."""
+    """Everything that the CUDA backend may ask a device of sm_`arch` for."""
     own = [template for template in TEMPLATES if template.min_arch <= arch]
     return [s for template in own for s in template.specialisations(head_dims, ends_only=ends_only)]
 
