@@ -11,6 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from cues import CUES
 from grammar import Wish, made_up_name
 from lexicon import (
     ANIMALS,
@@ -26,6 +27,7 @@ from plots import AFTER_THING_OPENINGS
 
 HELD_OUT_SHARE = 0.05
 MADE_UP_SHARE = 0.25
+ASKING_SHARE = 0.7
 SHORTEST_OPENING, LONGEST_OPENING = 25, 260
 
 _BAD_QUOTES = {"\u00e2\u20ac\u2122": "'", "\u00e2\u20ac\u02dc": "'", "\u00e2\u20ac\u0153": '"',
@@ -134,9 +136,11 @@ def _one_of(nouns: list[str]) -> str:
 
 
 _KIND = re.compile(
-    r"\b[Aa]n? (?:[a-z]+ ){0,2}?("
-    + _one_of([*ANIMALS, *MAGIC_BEINGS, *LIVELY_THINGS, *GROWN_UPS])
-    + r")\b"
+    r"\b(?:[Aa]n? (?:[a-z]+ ){0,2}?("
+    + _one_of(["boy", "girl", *ANIMALS, *MAGIC_BEINGS, *GROWN_UPS])
+    + r")|(?:was|lived) an? (?:[a-z]+ ){0,2}?("
+    + _one_of(LIVELY_THINGS)
+    + r"))\b"
 )
 _THING = re.compile(rf"\b[Aa]n? ((?:[a-z]+ )?(?:{_one_of([*TOYS, *TREASURES])}))\b")
 _SAID_OF = {
@@ -146,16 +150,70 @@ _SAID_OF = {
 }
 
 
+# What the last sentence of an opening may ask for: pattern, cue, and the slot its group fills
+_PHRASE = r"((?!be\b)[a-z]+(?: (?!(?:and|but|so|when|because|that|as|if)\b)[a-z]+){0,5})[.!]$"
+_OWN = r"(?:his|her|its|their) ((?:[a-z]+ )?[a-z]+)[.!]$"
+_UNWILLING = r"(?:did not|didn't|never) (?:want|wanted|like|liked) to "
+_CUES = [
+    (re.compile(_UNWILLING + "share " + _OWN), "selfish", "thing"),
+    (re.compile(_UNWILLING + _PHRASE), "refuse", "want"),
+    (re.compile(r"could(?: not|n't) find " + _OWN), "lost", "thing"),
+    (re.compile(r"(?:could(?: not|n't)|was too \w+ to) " + _PHRASE), "cannot", "want"),
+    (re.compile(r"(?:wanted|wished|hoped|wants) to " + _PHRASE), "want", "want"),
+    (re.compile(r"\blost " + _OWN), "lost", "thing"),
+    (re.compile(r"\bhungry\b[^.]*[.!]$"), "hungry", None),
+    (re.compile(r"heard (?:a|some)[^.]* (?:noise|sound|voice)\b[^.]*[.!]$"), "noise", None),
+    (re.compile(r"\b(?:sad|lonely)[.!]$|\bhad no (?:friends|one to play with)[.!]$"), "sad", None),
+    (re.compile(r"(?:found|saw|picked up) an? (?:[a-z]+ )?egg[.!]$"), "egg", None),
+]
+_FOUND = re.compile(r"\b(?:found|picked up|saw) an? ")
+_OTHERS = re.compile(r"\b(mom|mum|dad|mommy|daddy|parents|friends?|people|everyone|others?)\b")
+_PRONOUN = re.compile(
+    r"\b(I|he|she|it|they|his|hers?|its|their|theirs|them|me|my|you|your|who|this|there|"
+    r"him|himself|herself|itself|themselves|too|also)\b"
+)
+
+
+def cue_of(opening: str, about: Wish) -> Wish | None:
+    """`about` with what the last sentence of the opening asks for, if it asks for something."""
+    if about.friend_name:
+        return None
+    last = re.split(r"(?<=[.!?]) |\n", opening.strip())[-1]
+    for pattern, name, slot in _CUES:
+        found = pattern.search(last)
+        if not found or _OTHERS.search(last, 0, found.start()):
+            continue
+        about = replace(about, plots=CUES[name].plots)
+        if slot is None:
+            return about
+        phrase = found.group(1)
+        return None if _PRONOUN.search(phrase) else replace(about, **{slot: phrase})
+    if about.thing and _FOUND.search(last) and about.thing.split()[-1] != about.kind:
+        return replace(about, plots=CUES["found"].plots)
+    return None
+
+
 def opening_wish(story: str, rng: random.Random) -> Wish | None:
     """A wish for a story that begins as this one does, with the same hero.
 
-    `None` where the first sentences do not tell who that is.
+    `None` where the first sentences do not tell who that is. An opening that asks for something
+    is preferred, and then the story is about that.
     """
     ends = [m.end() for m in _SENTENCE_END.finditer(story, 0, LONGEST_OPENING)]
     ends = [end for end in ends if end >= SHORTEST_OPENING and story.count('"', 0, end) % 2 == 0]
     if not ends:
         return None
-    opening = story[: rng.choice(ends[:4])]
+    chosen = _opened_wish(story[: rng.choice(ends[:3])], rng)
+    if rng.random() < ASKING_SHARE:
+        for end in ends[:3]:
+            about = _opened_wish(story[:end], rng)
+            asking = about and cue_of(story[:end], about)
+            if asking:
+                return asking
+    return chosen
+
+
+def _opened_wish(opening: str, rng: random.Random) -> Wish | None:
     called = _CALLED.findall(opening)
     names = dict.fromkeys(re.findall(r"\b[A-Z][a-z]+\b", opening))
     names = [n for n in names if n in GIRL_NAMES or n in BOY_NAMES or n in called]
@@ -165,14 +223,15 @@ def opening_wish(story: str, rng: random.Random) -> Wish | None:
     if thing and rng.random() < 0.7:
         about = replace(about, thing=thing.group(1), plots=AFTER_THING_OPENINGS)
     if not names and creature:
-        kind = creature.group(1)
+        kind = creature.group(1) or creature.group(2)
         pronoun = pronouns[0] if pronouns else None
         return replace(about, kind=kind, name=f"the {kind}", pronoun=pronoun)
     kinds = [_child_kind(name, pronouns) for name in names]
     if None in kinds or len(kinds) not in (1, 2):
         return None
     child = re.search(r"\b(girl|boy)\b", opening)
-    kind = creature.group(1) if names[0] in called and creature and not child else kinds[0]
+    beast = creature and (creature.group(1) or creature.group(2))
+    kind = beast if names[0] in called and beast and not child else kinds[0]
     friend, friend_name = (kinds[1], names[1]) if len(names) == 2 else (None, None)
     pronoun = "she" if kinds[0] == "girl" else "he"
     about = replace(about, kind=kind, name=names[0], pronoun=pronoun)

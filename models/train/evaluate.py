@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from corpus import load_tinystories
+from corpus import clean, load_tinystories
 from scoring import bits_per_byte
 
 STORY_TOKENS = 300
@@ -169,12 +169,20 @@ class Sampler:
         return [text for text, _ in self.sample(prompts, CHAT_TOKENS, special=False)]
 
 
-def evaluate_story(sampler: Sampler, folder: Path, data: Path, samples: int) -> None:
+def first_sentence(story: str) -> str:
+    found = re.match(r"[^.!?]*[.!?]\"?", story)
+    return found.group() if found else story
+
+
+def evaluate_story(
+    sampler: Sampler, folder: Path, data: Path, samples: int, unseen_openings: bool
+) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     _, held_out = load_tinystories(data)
     score = bits_per_byte(lambda ids: sampler.model(ids).logits, tokenizer, held_out)
     print(f"held-out bits per byte: {score:.4f} ({len(held_out)} stories)", flush=True)
-    openings = [OPENINGS[index % len(OPENINGS)] for index in range(samples)]
+    known = [first_sentence(clean(s)) for s in held_out] if unseen_openings else OPENINGS
+    openings = [known[index % len(known)] for index in range(samples)]
     results = sampler.sample(openings, STORY_TOKENS)
     stories = [opening + text for opening, (text, _) in zip(openings, results, strict=True)]
     for index, (text, (_, ended)) in enumerate(zip(stories, results, strict=True)):
@@ -221,12 +229,15 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path, nargs="?", help="folder with tinystories-*.txt")
     parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument(
+        "--unseen-openings", action="store_true", help="the first sentences of held-out stories"
+    )
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
     sampler = Sampler(args.model, args.seed)
     if args.kind == "story":
-        evaluate_story(sampler, args.model, args.data, args.samples)
+        evaluate_story(sampler, args.model, args.data, args.samples, args.unseen_openings)
     else:
         evaluate_chat(sampler)
 

@@ -9,9 +9,11 @@ leaves open is drawn at random.
 import argparse
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import lexicon as lex
+from cues import CUE_PLOTS, CUES, Cue
 from plots import AFTER_THING_OPENINGS, OPENINGS, PLOTS, THING_OPENINGS
 from short_plots import SHORT_PLOTS
 
@@ -28,8 +30,15 @@ PRONOUNS = {
     "she": ("she", "her", "her", "herself"),
     "it": ("it", "it", "its", "itself"),
 }
+FEMALE_KINDS = ("girl", "woman", "lady", "queen", "princess", "mermaid", "fairy", "witch", "mother")
+MALE_KINDS = ("boy", "man", "king", "prince", "wizard", "father", "fisherman", "policeman")
 LONG_SHARE = 0.15
-ALL_PLOTS = PLOTS | SHORT_PLOTS
+UNNAMED_SHARE = 0.12
+MADE_UP_FEAT_SHARE = 0.15
+CUE_SHARE = 0.5
+FAMILY_SHARE = 0.1
+ALL_PLOTS = PLOTS | SHORT_PLOTS | CUE_PLOTS
+PARENTLESS_PLOTS = frozenset(name for name, text in ALL_PLOTS.items() if "{p}" not in text)
 _OPENINGS = [opening.strip() for opening in OPENINGS.split("#")]
 _THING_OPENINGS = [opening.strip() for opening in THING_OPENINGS.split("#")]
 
@@ -49,6 +58,7 @@ class Wish:
     skill: str | None = None  # a verb of lexicon.SKILLS
     fear: str | None = None  # a fear of lexicon.FEARS
     trait: str | None = None  # an adjective
+    want: str | None = None  # "see the ocean"
     plots: tuple[str, ...] = ()
 
 
@@ -108,26 +118,32 @@ def expand(template: str, rng: random.Random, brevity: float = 0.0) -> str:
 def draw_hero(rng: random.Random, wish: Wish) -> Character:
     kind = wish.kind
     if kind is None:
-        pool = rng.choices(("girl", "boy", "animal", "magic", "thing"), (30, 30, 30, 5, 5))[0]
+        pools = ("girl", "boy", "animal", "magic", "thing", "grown-up")
+        pool = rng.choices(pools, (28, 28, 29, 5, 5, 5))[0]
         if pool in ("girl", "boy"):
             kind = pool
         elif pool == "animal":
             kind = rng.choice(lex.ANIMALS if rng.random() < 0.6 else lex.COMMON_ANIMALS)
+        elif pool == "grown-up":
+            kind = rng.choice(lex.GROWN_UPS)
         else:
             kind = rng.choice(lex.MAGIC_BEINGS if pool == "magic" else lex.LIVELY_THINGS)
     pronoun = wish.pronoun or rng.choice(("he", "she"))
     name = wish.name or (draw_name(rng) if rng.random() < 0.75 else f"the {kind}")
-    if kind in ("girl", "queen", "princess", "mermaid", "fairy", "witch") or name in GIRL_SET:
+    if kind in FEMALE_KINDS or name in GIRL_SET:
         pronoun = "she"
-    elif kind in ("boy", "king", "prince", "wizard") or name in BOY_SET:
+    elif kind in MALE_KINDS or name in BOY_SET:
         pronoun = "he"
-    if kind in ("girl", "boy") and not wish.name:
+    if not wish.name and kind in ("girl", "boy"):
+        name = f"the {kind}" if rng.random() < UNNAMED_SHARE else draw_child_name(rng, pronoun)
+    elif not wish.name and kind in lex.GROWN_UPS and not name.startswith("the "):
         name = draw_child_name(rng, pronoun)
     return Character(name, kind, pronoun)
 
 
 ANIMAL_SET = {animal.split()[-1] for animal in lex.ANIMALS}
 GIRL_SET = {*lex.GIRL_NAMES, "Misty", "Rosie", "Tilly", "Roxy", "Shelly", "Hazel", "Olive"}
+FAMILY_NAMES = {name for name, _, _ in lex.FAMILY}
 BOY_SET = {*lex.BOY_NAMES, "Buddy", "Bruno", "Rex", "Benny", "Freddy", "Wally", "Gus"}
 
 
@@ -165,9 +181,10 @@ def draw_friend(rng: random.Random, hero: Character, wish: Wish) -> Character:
             kind = wish.friend or rng.choice(
                 lex.COMMON_ANIMALS if rng.random() < 0.4 else lex.ANIMALS
             )
-            name = draw_name(rng) if rng.random() < 0.4 else f"the {kind}"
+            drawn = draw_name(rng) if rng.random() < 0.4 else f"the {kind}"
+            name = wish.friend_name or drawn
             pronoun = "she" if name in GIRL_SET else "he" if name in BOY_SET else pronoun
-        alike = kind.split()[-1] == hero.kind.split()[-1] or kind in hero.name
+        alike = kind.split()[-1] == hero.kind.split()[-1] or kind in hero.name.split()
         if alike and (wish.friend or child):  # two of a kind need names to be told apart
             alike = name.startswith("the ")
         if name != hero.name and not alike:
@@ -177,6 +194,39 @@ def draw_friend(rng: random.Random, hero: Character, wish: Wish) -> Character:
 def draw_thing(rng: random.Random) -> str:
     noun = rng.choice(lex.TOYS if rng.random() < 0.6 else lex.TREASURES)
     return f"{rng.choice(lex.COLORS if rng.random() < 0.6 else lex.LOOKS)} {noun}"
+
+
+def draw_want(rng: random.Random, forms: Sequence[str]) -> str:
+    """A verb phrase: "see the ocean", "ride a camel", "find a flimple"."""
+    noun = made_up_word(rng) if rng.random() < 0.08 else rng.choice(lex.SUBJECT_NOUNS)
+    values = {
+        "sight": rng.choice(lex.SIGHTS), "spot": rng.choice(lex.SUBJECT_PLACES),
+        "high": rng.choice(lex.HEIGHTS), "noun": noun, "job": rng.choice(lex.JOBS),
+        "instrument": rng.choice(lex.INSTRUMENTS), "food": rng.choice(lex.FOODS),
+        "skill": rng.choice(lex.SKILL_VERBS), "duty": rng.choice(lex.DUTIES),
+        "feat": made_up_word(rng) if rng.random() < MADE_UP_FEAT_SHARE else rng.choice(lex.FEATS),
+    }  # fmt: skip
+    phrase = _SLOT.sub(lambda match: values[match.group(1)], rng.choice(forms))
+    return re.sub(r"\ba (?=[aeiou])", "an ", phrase)
+
+
+def draw_cue(rng: random.Random, wish: Wish) -> tuple[Cue, Wish]:
+    """A cue, and the wish with what the cue needs."""
+    cue = CUES[rng.choice(list(CUES))]
+    if cue.wants:
+        wish = replace(wish, want=draw_want(rng, cue.wants))
+    if cue.things:
+        wish = replace(wish, thing=rng.choice(cue.things))
+    if cue.strangers:
+        kind = wish.kind or rng.choice(lex.ANIMALS)
+        wish = replace(wish, kind=kind, name=f"the {kind}")
+        if cue.strangers == 2:
+            friend = rng.choice([a for a in lex.ANIMALS if a not in kind and kind not in a])
+            wish = replace(wish, friend=friend, friend_name=f"the {friend}")
+    elif wish.kind is None and rng.random() < FAMILY_SHARE:
+        name, kind, pronoun = rng.choice(lex.FAMILY)
+        wish = replace(wish, name=name, kind=kind, pronoun=pronoun)
+    return cue, replace(wish, plots=cue.plots)
 
 
 def slots(
@@ -215,7 +265,7 @@ def slots(
         "F": friend.name, "fhe": fhe, "fhim": fhim, "fhis": fhis,
         "a friend": friend_kind + (f" named {friend.name}" if named else ""),
         "a friend_kind": friend_kind,
-        "p": parent, "pcap": parent.capitalize(), "phe": phe, "phim": phim, "phis": phis,
+        "p": parent, "phe": phe, "phim": phim, "phis": phis,
         "thing": thing, "a thing": article(thing), "it_noun": thing.split()[-1],
         "place": place, "spot1": spot1, "spot2": spot2, "spot3": spot3, "spot4": spot4,
         "landmark": landmark, "landmark2": landmark2,
@@ -240,7 +290,13 @@ def slots(
         "nature": rng.choice(lex.NATURES.get(trait, ["play"])),
         "home": rng.choice(lex.ANIMAL_HOMES if hero.kind.split()[-1] in ANIMAL_SET else lex.HOMES),
     }  # fmt: skip
-    at_start = ("he", "his", "a friend", "a hero_intro", "a thing")
+    values |= {
+        "want": wish.want or draw_want(rng, lex.DUTIES), "a bare kind": article(hero.kind),
+        "a bare friend": article(friend.kind), "building": rng.choice(lex.BUILDINGS),
+        "noise_place": rng.choice(lex.NOISE_PLACES), "hatchling": rng.choice(lex.HATCHLINGS),
+        "home_noun": rng.choice(lex.HOME_NOUNS),
+    }  # fmt: skip
+    at_start = ("he", "his", "a friend", "a hero_intro", "a thing", "a bare kind")
     capitals = {
         k[0].upper() + k[1:]: v[0].upper() + v[1:] for k, v in values.items() if k in at_start
     }
@@ -282,34 +338,53 @@ class Story:
 
 
 def compose(rng: random.Random, wish: Wish) -> Story:
+    cue = None
+    if not wish.plots and not wish.opening and rng.random() < CUE_SHARE:
+        cue, wish = draw_cue(rng, wish)
     hero = draw_hero(rng, wish)
     friend = draw_friend(rng, hero, wish)
     trait = wish.trait or rng.choice(lex.HERO_TRAITS)
-    every_plot = tuple(PLOTS if rng.random() < LONG_SHARE else SHORT_PLOTS)
-    plot = rng.choice(wish.plots or every_plot)
+    plots = wish.plots or tuple(PLOTS if rng.random() < LONG_SHARE else SHORT_PLOTS)
+    if hero.name in FAMILY_NAMES or hero.kind in lex.GROWN_UPS:
+        plots = tuple(plot for plot in plots if plot in PARENTLESS_PLOTS) or plots
+    plot = rng.choice(plots)
     values = slots(rng, hero, friend, wish, trait)
-    named = not hero.name.startswith("the ")
-    child = hero.kind in ("girl", "boy")
-    with_thing = plot in AFTER_THING_OPENINGS and rng.random() < 0.5
-    openings = _THING_OPENINGS if with_thing else _OPENINGS
-    openings = [o for o in openings if named or "{H} the" not in o]
-    openings = [o for o in openings if not (child and "{H} the" in o)]
-    if wish.kind and named and not child:
-        openings = [o for o in openings if "kind}" in o or "hero_intro}" in o]
     brevity = rng.choice((0.1, 0.5, 0.8))
-    opening = wish.opening or expand(rng.choice(openings), rng, brevity / 2)
+    opening = wish.opening
+    if opening is None:
+        with_thing = plot in AFTER_THING_OPENINGS and rng.random() < 0.5
+        openings = cue.openings if cue else _THING_OPENINGS if with_thing else _OPENINGS
+        opening = rng.choice(fitting_openings(openings, hero, wish))
+        opening = expand(opening, rng, 0 if cue else brevity / 2)
+        if hero.name == f"the {hero.kind}" and opening.startswith("{H} ") and rng.random() < 0.5:
+            opening = f"The {rng.choice(lex.LITTLE)} {{kind}}" + opening.removeprefix("{H}")
     friend_is_known = wish.friend_name is not None or "{F}" in opening
     body = expand(ALL_PLOTS[plot], rng, brevity).strip()
-    joint = "\n\n" if body.startswith(("One ", "It was")) and rng.random() < 0.7 else " "
+    starts_anew = cue is not None or body.startswith(("One ", "It was"))
+    joint = "\n\n" if starts_anew and rng.random() < (0.3 if cue else 0.7) else " "
     text = fill(opening + joint + body, values, friend_is_known)
     if rng.random() < 0.1 and len(text) < 600:
         text = text.replace("\n\n", " ")
     return Story(text, plot, hero, friend, values)
 
 
+def fitting_openings(openings: Sequence[str], hero: Character, wish: Wish) -> Sequence[str]:
+    """Those that can present this hero; all of them where none can."""
+    named = not hero.name.startswith("the ")
+    child = hero.kind in ("girl", "boy")
+    fit = [o for o in openings if named or "{H} the" not in o]
+    if hero.name in FAMILY_NAMES:
+        fit = [o for o in fit if "kind}" not in o and "intro}" not in o]
+    elif child:
+        fit = [o for o in fit if "{H} the" not in o]
+    elif wish.kind and named:
+        fit = [o for o in fit if "kind}" in o or "hero_intro}" in o]
+    return fit or openings
+
+
 def write_story(rng: random.Random) -> str:
-    """Any story; one in four has an unusual hero."""
-    kind = rng.choice(lex.SUBJECT_NOUNS) if rng.random() < 0.25 else None
+    """Any story; three in ten have an unusual hero."""
+    kind = rng.choice(lex.SUBJECT_NOUNS) if rng.random() < 0.3 else None
     return compose(rng, Wish(kind=kind)).text
 
 

@@ -60,8 +60,9 @@ LIVELY_THINGS = words(
     "pumpkin mushroom carrot tomato teddy doll drum bell candle"
 )
 GROWN_UPS = words(
-    "baker farmer fisherman gardener painter teacher doctor shopkeeper postman sailor cook tailor "
-    "clown fireman policeman astronaut carpenter musician miller shepherd dancer nurse"
+    "man woman lady baker farmer fisherman gardener painter teacher doctor shopkeeper postman "
+    "sailor cook tailor clown fireman policeman astronaut carpenter musician miller shepherd "
+    "dancer nurse"
 )
 
 TOYS = [
@@ -307,6 +308,55 @@ BOY_NAME_ENDINGS = words(
     "bert by can ck das der do don drew fer ford gan go kin ko las lan ld lin lo man mas min mo n "
     "nard nny no ro ry s sh son ston to tin ton tt ver vin win x"
 )
+
+# What heroes want to see, where they want to go, and what else their wishes name
+SIGHTS = phrases(
+    "the ocean|the sea|the moon|the stars|the snow|the city|the castle|the mountains|the rainbow|"
+    "the circus|the king|the queen|the whole world|the desert|the big ships|the sunrise|"
+    "the sunset|the other side|the parade|the fireworks|the big tree|the waterfall|the clouds|"
+    "the North Star"
+)
+FEATS = phrases(
+    "smile|laugh|sleep|cry|talk|bark|roar|meow|see|hear|walk|stand still|sit still|stop talking|"
+    "wake up|count to ten|say sorry|say no|write|tie shoes|hop|roll|float|shine|glow|grow|bloom|"
+    "melt|spin|ring|move|go fast|keep a secret|find the way home|tell the truth|make a friend|"
+    "make honey|see in the dark|remember"
+)
+HEIGHTS = phrases(
+    "the hill|the mountain|the big tree|the tall tower|the wall|the ladder|the stairs|a tree|"
+    "the rock|the steep hill|the apple tree|the rope|the fence|to the top"
+)
+JOBS = [*GROWN_UPS, *words(
+    "pilot captain singer chef king queen firefighter cowboy detective inventor magician scientist "
+    "superhero poet ninja explorer vet drummer builder ballerina"
+)]  # fmt: skip
+INSTRUMENTS = words("piano drum flute guitar trumpet violin harp banjo bell horn tuba")
+DUTIES = phrases(
+    "go to bed|take a bath|go to school|wake up|get up|go home|go to the doctor|sing|shine|sleep|"
+    "rain|snow|share|say sorry|wait|learn|read|help|work|wash|swim|play|dance|smile|talk|listen|"
+    "go outside|put away the toys|water the flowers|ring|fly|roll|run|bark|grow|clean up|"
+    "say please|eat soup|take a nap|say thank you|come in|go on the bus|ride the train|blow|fall|"
+    "leave home|stop"
+)
+BUILDINGS = words("house castle lighthouse barn school tower mill shop cave church library theater "
+                  "museum palace cottage station hotel inn cellar attic")  # fmt: skip
+NOISE_PLACES = phrases(
+    "in the kitchen|under the bed|outside|in the garden|behind the door|in the attic|in the barn|"
+    "at the window|in the forest|in the closet|on the roof|near the pond|downstairs|"
+    "in the bushes"
+)
+HATCHLINGS = words("bird dragon turtle duck dinosaur penguin owl chick snake crocodile goose swan")
+HOME_NOUNS = words("castle house room cave nest tower farm garden village box pond tree town bed")
+LITTLE = words("little little little small tiny old big young")
+FAMILY = [  # who is called by what they are: name, kind, pronoun
+    ("Grandpa", "grandpa", "he"), ("Grandma", "grandma", "she"), ("Dad", "dad", "he"),
+    ("Mom", "mom", "she"), ("Uncle Joe", "uncle", "he"), ("Aunt Rose", "aunt", "she"),
+    ("Mr. Brown", "man", "he"), ("Mrs. Green", "woman", "she"), ("Grandfather", "grandpa", "he"),
+    ("Grandmother", "grandma", "she"), ("Mr. Bear", "bear", "he"), ("Mrs. Hill", "woman", "she"),
+    ("the old man", "old man", "he"), ("the old woman", "old woman", "she"),
+    ("the king", "king", "he"), ("the queen", "queen", "she"), ("the princess", "princess", "she"),
+    ("the prince", "prince", "he"), ("the farmer", "farmer", "he"), ("the baker", "baker", "he"),
+]  # fmt: skip
 
 # For requests: whatever a child may ask a story about.
 SUBJECT_NOUNS = phrases(

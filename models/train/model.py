@@ -1,11 +1,12 @@
 """Llama in torch, for training only: RMSNorm, rotary positions, grouped queries, SwiGLU."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
@@ -21,6 +22,17 @@ class ModelConfig:
     max_position_embeddings: int = 1024
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
+
+
+# A layer's tensors, and those of an exported layer that each is put together from
+_FUSED = {
+    "qkv_proj.weight": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o_proj.weight": ("self_attn.o_proj",),
+    "gate_up_proj.weight": ("mlp.gate_proj", "mlp.up_proj"),
+    "down_proj.weight": ("mlp.down_proj",),
+    "input_layernorm": ("input_layernorm",),
+    "post_attention_layernorm": ("post_attention_layernorm",),
+}
 
 
 class Layer(nn.Module):
@@ -109,7 +121,27 @@ def save_checkpoint(path: Path, config: ModelConfig, weights: dict[str, Tensor])
 
 
 def load_checkpoint(path: Path, dropout: float = 0.0) -> Llama:
+    """A model from a checkpoint of train.py, or from a folder that export.py wrote."""
+    if path.is_dir():
+        return _load_exported(path, dropout)
     saved = torch.load(path, weights_only=True)
     model = Llama(ModelConfig(**json.loads(saved["config"])), dropout)
     model.load_state_dict(saved["weights"])
+    return model
+
+
+def _load_exported(folder: Path, dropout: float) -> Llama:
+    config = json.loads((folder / "config.json").read_text())
+    names = [field.name for field in fields(ModelConfig) if field.name in config]
+    sizes = {name: config[name] for name in names if name != "max_position_embeddings"}
+    model = Llama(ModelConfig(**sizes), dropout)
+    given = {name: w.float() for name, w in load_file(folder / "model.safetensors").items()}
+    weights = {"embed_tokens.weight": given["model.embed_tokens.weight"]}
+    weights["norm"] = given["model.norm.weight"]
+    for index in range(model.config.num_hidden_layers):
+        layer = f"layers.{index}"
+        for name, parts in _FUSED.items():
+            matrices = [given[f"model.{layer}.{part}.weight"] for part in parts]
+            weights[f"{layer}.{name}"] = torch.cat(matrices)
+    model.load_state_dict(weights)
     return model

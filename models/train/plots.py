@@ -248,7 +248,7 @@ thought.] When {his} {p} was not looking, {he} {danger_act}. {F}, {a friend_kind
 it hurt], {H}?" {phe} asked. {phe} [washed {him} and gave {him} a hug|held {him} close until {he}
 felt better].
 
-"I am sorry, {pcap}," said {H}. "[I should have listened to you.|I did not listen.]" {His} {p}
+"I am sorry," said {H}. "[I should have listened to you.|I did not listen.]" {His} {p}
 [kissed {him}|hugged {him}] and said, "[I say no because I want you to be safe.|I am glad you are
 safe.] [Next time, ask me first.|Please listen next time.]" "[I will|I promise]," said {H}.
 
@@ -281,8 +281,8 @@ working alone|you should not give up when things go wrong|a friend can help you 
 """
 
 PLOTS["gift"] = """
-It was almost {pcap}'s birthday. {H} wanted to give {phim} [a gift|something special]. But {he}
-had no money. [{He} looked in {his} room, but there was nothing good enough.|{He} went to the
+It was almost the birthday of {his} {p}. {H} wanted to give {phim} [a gift|something special]. But
+{he} had no money. [{He} looked in {his} room, but there was nothing good enough.|{He} went to the
 shop, but everything cost too much.] {H} was sad.
 
 {He} went to {place} to think. There {he} met {a friend}. "Why do you look so sad, {H}?" asked
@@ -535,8 +535,7 @@ dreamed about {his} new friend.|{He} could not wait to go to {place} again.]
 
 PLOTS["bedtime"] = """
 It was night, and {H} was in bed. But {he} could not sleep. {He} turned left, and {he} turned
-right. [The house was very quiet.|The moon was big and bright.] "{pcap}, I can't sleep," {he}
-called.
+right. [The house was very quiet.|The moon was big and bright.] "I can't sleep," {he} called.
 
 {His} {p} came and sat on the bed. "[Did you count the stars|Did you close your eyes]?" {phe}
 asked. "[Yes, but I am still awake|I did, but it did not help]," said {H}. "[I miss my {thing}|I
@@ -698,6 +697,11 @@ No one in {place} was as {trait} as {H}. [{He} [liked|loved] to {nature}.|{He} l
 {A hero_intro} [was playing|sat alone|was walking] in {place}. [{H} was {trait}.|It was a lovely
 day.|]
 #
-The [old|little|big] house near {landmark} was very quiet. {A hero_intro} lived there[ with {his}
-{p}|]. {H} [liked|loved] to {nature}.
+The [old |little |big |]{building} [near {landmark} |]was very [quiet|cold|dark|old]. {A hero_intro}
+lived there[ with {his} {p}|]. {H} [liked|loved] to {nature}.
+#
+In the middle of {place} [stood|was] {a hero_intro}. {H} was {trait} and [liked|loved] to
+{nature}.
+#
+{H} was tired of {his} {home_noun}. {He} wanted to [see|know] [something new|more].
 """

@@ -105,8 +105,7 @@ SHORT_PLOTS["short_gift"] = """
 have one. {He} asked {F}, {a friend_kind}. "[Let's make one|I can help you make something]," said
 {F}.
 
-They worked all day. They made {gift}. Then {H} took it home. "{pcap}, this is for you," {he}
-said.
+They worked all day. They made {gift}. Then {H} took it home. "This is for you," {he} said.
 
 {His} {p} was [so happy|surprised]. "[Thank you, {H}|It is so beautiful]!" {phe} said and hugged
 {him}. {H} and {F} smiled. They were happy too.
@@ -168,7 +167,7 @@ was glad that {he} did not give up.
 """
 
 SHORT_PLOTS["short_mean"] = """
-One day, {F}, {a friend_kind}, took {H}'s {thing}. "It is mine now," said {F}. {H} was
+One day, {a friend} took {H}'s {thing}. "It is mine now," said {F}. {H} was
 [sad|angry]. {He} wanted to shout, but then {he} saw that {F} was all alone.
 
 "Do you want to play with me?" asked {H} in a kind voice. "We can use the {it_noun} together." {F}

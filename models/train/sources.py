@@ -20,6 +20,7 @@ from tokenizer import END, IM_END, IM_START, STORY
 IGNORE = -100
 MAX_LENGTH = 512
 SWAP_SHARE = 0.25
+MARKED_SHARE = 0.93
 
 Row = tuple[list[int], list[int]]
 Message = dict[str, str]
@@ -36,9 +37,13 @@ class Rows:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def story(self, text: str) -> Iterator[Row]:
-        """Start token, story, end token; what is too long for one row goes on in the next."""
-        ids = [self.story_id, *self.encode(clean(text)), self.end_id]
+    def story(self, text: str, *, marked: bool = False) -> Iterator[Row]:
+        """Start token, story, end token; what is too long for one row goes on in the next.
+
+        A marked story begins with the end token instead, as passages do.
+        """
+        first = self.end_id if marked else self.story_id
+        ids = [first, *self.encode(clean(text)), self.end_id]
         for begin in range(0, len(ids) - 1, MAX_LENGTH):
             piece = ids[begin : begin + MAX_LENGTH + 1]
             if len(piece) > 16:
@@ -65,13 +70,18 @@ class Rows:
 
 
 def tinystories(rows: Rows, data: Path, seed: int) -> Iterator[Row]:
-    """The training stories over and over, names swapped in some."""
+    """The training stories over and over, names swapped in some.
+
+    Most are marked: the model learns from them what it needs to go on with any text, and yet a
+    story of its own is mostly one with a plot.
+    """
     rng = random.Random(seed)
     stories, _ = load_tinystories(data)
     while True:
         rng.shuffle(stories)
         for story in stories:
-            yield from rows.story(swap_names(story, rng) if rng.random() < SWAP_SHARE else story)
+            text = swap_names(story, rng) if rng.random() < SWAP_SHARE else story
+            yield from rows.story(text, marked=rng.random() < MARKED_SHARE)
 
 
 def continued_openings(rows: Rows, data: Path, seed: int) -> Iterator[Row]:

@@ -106,7 +106,7 @@ def main() -> None:
         "--mix", type=parse_mix, required=True, help="tiny, fairy, grammar, opened, chat, talk"
     )
     parser.add_argument("--final-mix", type=parse_mix, help="reached by the end, linearly")
-    parser.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--resume", type=Path, help="checkpoint or exported folder to go on from")
     parser.add_argument("--lr", type=float, default=0.02, help="Muon's; AdamW has a fifth of it")
     parser.add_argument("--level-until", type=float, default=0.5, help="1: never lower the rate")
     parser.add_argument("--weight-decay", type=float, default=0.1)
