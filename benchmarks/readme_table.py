@@ -58,42 +58,53 @@ def table(results: Path) -> str:
 
 
 def _rows(results: Path) -> Iterator[Row]:
-    reports = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
-    for report in reports:
+    paths = sorted(results.glob("*.json"))
+    reports = {path.stem: json.loads(path.read_text("utf-8")) for path in paths}
+    on_cpu: list[Row] = []
+    for name, report in reports.items():
+        where = name.partition("-")[2]
         if "numpy" in report.get("engines", {}) and "process start" in report["results"]:
-            yield from _cpu_peers(report)
-    for report in reports:
+            on_cpu += _cpu_peers(report, where)
+    for name, report in reports.items():
         if "16 clients, throughput" in report.get("results", {}):
-            yield _serving(report)
-    measured = [row for report in reports for row in _gpu(report)]
+            on_cpu.append(_serving(report, name.partition("-")[2]))
+    order = list(dict.fromkeys(what for what, _, _ in on_cpu))
+    yield from sorted(on_cpu, key=lambda row: order.index(row[0]))
+    measured = [row for report in reports.values() for row in _gpu(report)]
     yield from measured or [("anything on a GPU", "", "not measured yet")]
 
 
-def _cpu_peers(report: Report) -> Iterator[Row]:
-    where, results = f"{report['machine']['cores']} CPU cores", report["results"]
+def _cpu_peers(report: Report, where: str) -> Iterator[Row]:
+    results = report["results"]
     start = results["process start"]
     for name, what in (
         ("llama-cu --help", "`llama-cu --help`"),
         ("llama-cu story, first token", "`llama-cu story`, from process start to the first word"),
     ):
         yield what, where, f"{start[name]['median']:.2f} s"
+    story = results["story model, decode"]["numpy"]["median"]
+    yield "the embedded story model, float32, batch 1: decode", where, f"{_short(story)} tok/s"
     model = f"{_model(report)}, float32, batch 1"
     for kind, what in (("decode 128", "decode"), ("prefill 512", "prefill of 512 tokens")):
-        result = f"{results[kind]['numpy']['median']:.3g} tok/s"
+        result = f"{_short(results[kind]['numpy']['median'])} tok/s"
         ratio = report["ratios"][kind].get("numpy / transformers")
         if ratio is not None:
             result += f", {ratio['median']:.1f} times transformers"
         yield f"{model}: {what}", where, result
 
 
-def _serving(report: Report) -> Row:
+def _serving(report: Report, where: str) -> Row:
     one, many = (
         report["results"][f"{clients} clients, throughput"]["llama-cu"]["median"]
         for clients in (1, 16)
     )
     what = f"{_model(report)}, float32: `llama-cu serve`, 16 clients"
-    where = f"{report['machine']['cores']} CPU cores"
-    return what, where, f"{many:.3g} tok/s, {many / one:.1f} times one client"
+    return what, where, f"{_short(many)} tok/s, {many / one:.1f} times one client"
+
+
+def _short(rate: float) -> str:
+    """Three digits, and no exponent."""
+    return f"{float(f'{rate:.3g}'):g}"
 
 
 def _gpu(report: Report) -> Iterator[Row]:
