@@ -56,11 +56,11 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """Newton-Schulz iteration towards U V^T, with the quintic whose slope at zero is large."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).bfloat16()
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 def parse_mix(text: str) -> dict[str, float]:
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--ema-decay", type=float, default=0.997)
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
@@ -168,9 +169,10 @@ def main() -> None:
         groups = [group for opt in optimizers for group in opt.param_groups]
         for group, peak in zip(groups, peak_rates, strict=True):
             group["lr"] = peak * rate_at(progress, args.level_until)
-        hidden = model(token_ids)
         learned = labels != sources.IGNORE
-        loss = F.cross_entropy(model.logits(hidden[learned]), labels[learned])
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            logits = model.logits(model(token_ids)[learned])
+        loss = F.cross_entropy(logits.float(), labels[learned])
         loss.backward()
         if world_size > 1:
             average_gradients([*matrices, *others], world_size)
