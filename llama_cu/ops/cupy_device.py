@@ -19,7 +19,15 @@ from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.cublas import Cublas, load_cublas
 from llama_cu.ops.cuda_kernels import cached_cubin, default_cache_dir, supported_archs
 from llama_cu.ops.cuda_templates import Specialisation
-from llama_cu.ops.device import Event, Graph, Kernel, KernelRequest, check_copy, check_gemm
+from llama_cu.ops.device import (
+    Event,
+    Graph,
+    Kernel,
+    KernelRequest,
+    check_contiguous,
+    check_copy,
+    check_gemm,
+)
 
 Array = Any
 
@@ -66,14 +74,14 @@ class CupyDevice:
         return self._cupy.empty(shape, dtype)
 
     def upload(self, host: np.ndarray) -> Array:
-        if not host.flags.c_contiguous:
-            raise ValueError(f"upload: the array must be C-contiguous, got strides {host.strides}")
+        check_contiguous("upload", host)
         array = self.empty(host.shape, host.dtype)
         if host.size:
             array.set(host)
         return array
 
     def download(self, array: Array) -> np.ndarray:
+        check_contiguous("download", array)
         host: np.ndarray = array.get()
         return host
 

@@ -56,7 +56,7 @@ class Device(Protocol):
         """A device copy of a C-contiguous NumPy array."""
 
     def download(self, array: Array) -> np.ndarray:
-        """A NumPy copy; waits for all queued work."""
+        """A NumPy copy of a C-contiguous array; waits for all queued work."""
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """Page-locked host memory, which `copy_in` and `copy_out` take; uninitialised."""
@@ -117,6 +117,15 @@ class Device(Protocol):
         """
 
 
+def check_contiguous(name: str, array: Array) -> None:
+    """ValueError unless the elements of an array lie one behind the other."""
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: the array must be C-contiguous, got shape {array.shape}, "
+            f"strides {array.strides}"
+        )
+
+
 def check_copy(name: str, host: np.ndarray, array: Array) -> None:
     """ValueError unless `Device.copy_in` or `copy_out` may copy between the two."""
     if host.shape != array.shape or host.dtype != array.dtype:
@@ -132,6 +141,8 @@ def check_gemm(a: Array, b: Array, out: Array, *, transpose_b: bool) -> None:
     for name, array in (("a", a), ("b", b), ("out", out)):
         if array.ndim not in (2, 3) or array.ndim != a.ndim:
             raise ValueError(f"gemm: {name} must have 2 axes, or all three 3, got {array.shape}")
+        if array.size == 0:
+            continue  # its strides mean nothing, and in CuPy they are zero
         if array.shape[-1] > 1 and array.strides[-1] != array.dtype.itemsize:
             raise ValueError(
                 f"gemm: the last axis of {name} must be contiguous, got strides {array.strides}"

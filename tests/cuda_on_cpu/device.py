@@ -13,7 +13,7 @@ import numpy as np
 
 from llama_cu.ops.cuda_kernels import KERNEL_DIR
 from llama_cu.ops.cuda_templates import Specialisation
-from llama_cu.ops.device import Kernel, KernelRequest, check_copy, check_gemm
+from llama_cu.ops.device import Kernel, KernelRequest, check_contiguous, check_copy, check_gemm
 from tests.cuda_on_cpu import arguments
 from tests.cuda_on_cpu.build import build
 from tests.cuda_on_cpu.bundles import bundle
@@ -75,14 +75,14 @@ class CpuDevice:
         return self._memory.sparse(shape, dtype)
 
     def upload(self, host: np.ndarray) -> Array:
-        if not host.flags.c_contiguous:
-            raise ValueError(f"upload: the array must be C-contiguous, got strides {host.strides}")
+        check_contiguous("upload", host)
         self._queue.forbid_in_capture("an upload")
         array, source = self.empty(host.shape, host.dtype), host.copy()
         self._queue.add(lambda: np.copyto(array, source))
         return array
 
     def download(self, array: Array) -> np.ndarray:
+        check_contiguous("download", array)
         self._queue.wait()
         self._memory.check()
         return np.array(array)
