@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from tests import cupy_on_cpu
+
 ROOT = Path(__file__).resolve().parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core of its own; NumPy must not start as many threads as there are cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+if cupy_on_cpu.is_wanted():
+    cupy_on_cpu.install()
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -1,0 +1,125 @@
+"""CuPy on a CUDA of ours: what it is there to catch, and the device's own tests on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import cupy_on_cpu
+from tests.cuda_on_cpu import NoCompiler
+from tests.cuda_on_cpu.build import find_compiler
+from tests.cupy_on_cpu.hooks import NotPatchable, replace_functions, symbols
+
+ROOT = Path(__file__).resolve().parents[1]
+DEVICE_TESTS = ("tests/test_cupy_device.py", "tests/test_graphs.py", "tests/test_loading.py")
+
+PRELUDE = """
+import ml_dtypes
+import numpy as np
+from tests import cupy_on_cpu
+cupy_on_cpu.install()
+import cupy
+from llama_cu.ops.cuda_ops import CudaOps
+from llama_cu.ops.cupy_device import CupyDevice
+device = CupyDevice()
+FLOAT32 = np.dtype(np.float32)
+"""
+
+
+@pytest.fixture(autouse=True)
+def cupy_can_be_had() -> None:
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        pytest.skip("functions are replaced on x86-64 Linux only")
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    try:
+        find_compiler()
+    except NoCompiler as reason:
+        pytest.skip(str(reason))
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), cupy_on_cpu.VARIABLE: "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def on_cupy(program: str) -> subprocess.CompletedProcess[str]:
+    """A process in which CuPy has a device."""
+    return run("-W", "error", "-c", PRELUDE + program)
+
+
+def test_the_devices_own_tests_pass() -> None:
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *DEVICE_TESTS)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout and "no GPU was found" not in done.stdout
+
+
+def test_a_story_is_told_by_cupy_as_by_numpy() -> None:
+    done = on_cupy("""
+from llama_cu import LLM, SamplingParams
+told = []
+for name in ("cpu", "cuda"):
+    llm = LLM("models/story", device=name, dtype="float32", kv_cache_bytes=1 << 22)
+    told.append(llm.generate(["A little fox"], SamplingParams(max_tokens=12, seed=5))[0].token_ids)
+assert told[0] == told[1] and len(told[1]) == 12, told
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_pinned_memory_that_is_overwritten_too_early_shows() -> None:
+    done = on_cupy("""
+staged, array = device.pinned((4,), FLOAT32), device.empty((4,), FLOAT32)
+staged[...] = 1
+device.copy_in(staged, array)
+staged[...] = 2
+assert (device.download(array) == 2).all()
+device.copy_in(staged, array)
+device.record().wait()
+staged[...] = 3
+assert (device.download(array) == 2).all()
+""")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("device.upload(np.ones((4, 4), 'f4'))[:, :2].copy()", "CUDADriverError: CUDA error 801"),
+        ("device.empty((1 << 33,), FLOAT32)", "OutOfMemoryError"),
+        (
+            "device.capture(lambda: device.upload(np.ones(4, 'f4')))",
+            "the current stream is capturing",
+        ),
+        (
+            "device.kernel('swiglu', 'swiglu', 'float', 4)"
+            "((1,), (1025,), (*[device.empty((4,), FLOAT32)] * 2, np.int32(1), np.int32(4)), 0)",
+            "CUDADriverError: CUDA error 1",
+        ),
+    ],
+)
+def test_what_a_gpu_would_refuse_is_refused(program: str, message: str) -> None:
+    done = on_cupy(program)
+    assert done.returncode != 0 and message in done.stderr, done.stderr
+
+
+def test_a_library_without_a_symbol_is_not_changed() -> None:
+    import math
+
+    path = Path(math.__file__ if hasattr(math, "__file__") else sys.executable)
+    assert "no_such_function" not in symbols(path)
+    with pytest.raises(NotPatchable, match="has no symbol no_such_function"):
+        replace_functions(path, {"no_such_function": None})
