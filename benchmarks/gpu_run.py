@@ -44,6 +44,7 @@ TEST_HEAD_DIMS = (8, 16, *HEAD_DIMS)
 # What `llama-cu bench` is asked for: a name, the shape of the random weights, and more options.
 BENCHES = (
     ("8b", "llama-3.1-8b", ("--batch-sizes", "1", "--contexts", "512,8192,32768")),
+    ("8b overlap", "llama-3.1-8b", ("--overlap", "--batch-sizes", "1", "--contexts", "512,8192")),
     ("8b x64", "llama-3.1-8b", ("--batch-sizes", "64", "--contexts", "1024")),
     ("8b int4", "llama-3.1-8b", ("--quantize", "int4", "--batch-sizes", "1,8,32")),
     ("8b int8", "llama-3.1-8b", ("--quantize", "int8", "--batch-sizes", "1,8,32")),
@@ -53,7 +54,9 @@ BENCHES = (
         ("--quantize", "int4", "--kv-dtype", "int8", "--batch-sizes", "1", "--contexts", "32768"),
     ),
     ("1b", "llama-3.2-1b", ("--contexts", "512,4096")),
+    ("1b overlap", "llama-3.2-1b", ("--overlap", "--batch-sizes", "1", "--contexts", "512,4096")),
     ("135m", "smollm2-135m", ("--contexts", "512,4096")),
+    ("135m overlap", "smollm2-135m", ("--overlap", "--batch-sizes", "1", "--contexts", "512")),
     ("story", "story", ("--contexts", "256")),
 )
 # What `kernels` times: a name, and its options.

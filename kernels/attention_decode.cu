@@ -33,6 +33,8 @@
 //
 // attention_decode is for float32, for devices without bfloat16's tensor cores and for other head
 // sizes than attention_decode_mma.cu takes.
+#include <ptx.cuh>
+
 #include "attention_split.cuh"
 
 constexpr int kWarps = 4;
@@ -133,6 +135,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   __shared__ float weights[kWarps][ROWS][kTileKeys];
   __shared__ float warp_max_of[kWarps][ROWS], warp_sum_of[kWarps][ROWS];
 
+  allow_next();
+  wait_for_previous();
   const Share<ROWS> share(cu_seqlens_q, context_lens, num_kv_heads, group, window);
   if (!share.has_work) return;
   const Sight& sight = share.sight;
@@ -230,6 +234,8 @@ template <typename T>
 __global__ void attention_merge(const float* partial_out, const float* partial_softmax,
                                 const int* cu_seqlens_q, const int* context_lens, T* out,
                                 int num_partitions, int head_dim, int window) {
+  allow_next();
+  wait_for_previous();
   const int head = blockIdx.x, seq = blockIdx.y;
   const int num_heads = gridDim.x;
   const int token = cu_seqlens_q[seq];

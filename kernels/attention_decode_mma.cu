@@ -90,6 +90,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 2)
   __shared__ __align__(8) float all_sums[kWarps][kHeads][kStride];
   __shared__ float warp_max_of[kWarps][kHeads], warp_sum_of[kWarps][kHeads];
 
+  allow_next();
+  wait_for_previous();
   const Share<kHeads> share(cu_seqlens_q, context_lens, num_kv_heads, group, window);
   if (!share.has_work) return;
   const Sight& sight = share.sight;

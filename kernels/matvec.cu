@@ -26,6 +26,8 @@
 // The order of each sum depends on in_size, WHOLE and slot_threads, and on nothing else: not on
 // num_rows, ROWS, grid or block. The launcher chooses slot_threads by the shape of the weight, so
 // what a row of x gives never depends on its neighbours.
+#include <ptx.cuh>
+
 #include "few_rows.cuh"
 
 constexpr int kThreads = 256;
@@ -169,12 +171,14 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
       w[step][r] = __ldcs(reinterpret_cast<const Words*>(weight) + (rows[r] + i));
   };
 
+  allow_next();
   int block = blockIdx.x * block_outputs;  // the first output of its slots
   int tile = block + (threadIdx.x >> slot_log2) * tile_outputs;
   int end = tile < out_size ? num_vecs : 0;  // a tile past the last has no vectors
   point_at(tile);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) load(step, 0, end);
+  wait_for_previous();  // nobody writes a weight
 
   const auto* x_words = reinterpret_cast<const Words*>(x) + from;
   if (NORM) {

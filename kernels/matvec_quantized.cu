@@ -69,6 +69,7 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
   const int num_blocks = (in_size + kColumns<BITS> - 1) / kColumns<BITS>;
   const int end = tile < num_tiles ? num_blocks : 0;
 
+  allow_next();
   Held<T, BITS, GROUP> held[kSteps];
   const auto load = [&](int step, int block) {
     if (block < end) load_block(held[step], quants, scales, tile, num_blocks, block, lane);
@@ -80,6 +81,8 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
   if constexpr (GROUP == 0) {
     if (end) row_scales = load_row_scales(scales, tile, lane);
   }
+  wait_for_previous();  // nobody writes a weight or its scales
+
   if (NORM) {
     auto* staged = reinterpret_cast<Vec<T>*>(shared);
     stage_normed<T, Vec<T>::kLanes, 8>(x, norm_weight, staged, num_rows, in_size, eps);

@@ -1,6 +1,6 @@
-// The instructions of the tensor cores and of copies in the background, for which CUDA C++ has no
-// functions: the project's only inline PTX. sm_80 and newer, but for and_or. Include it as <ptx.cuh>: a CPU that
-// runs the kernels puts its own in place.
+// The instructions of the tensor cores, of copies in the background and of overlapped launches, for
+// which CUDA C++ has no functions: the project's only inline PTX. sm_80 and newer, but for and_or
+// and the overlap. Include it as <ptx.cuh>: a CPU that runs the kernels puts its own in place.
 #pragma once
 
 #include "common.cuh"
@@ -74,6 +74,22 @@ __device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group
 template <int PENDING>
 __device__ inline void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// A kernel that is launched to overlap (sm_90 and newer; else both calls do nothing) begins once
+// every block of the kernel before it has called allow_next() or ended. Until wait_for_previous()
+// it may neither read what that kernel or one before it writes, nor write anything; behind it all
+// of them are done. Every thread must call it, so that a kernel's end is the end of all before it.
+__device__ inline void allow_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // a & b | c in one instruction, for which the compiler takes two where b and c are constants.

@@ -18,6 +18,8 @@
 //   needs   half_dim % LANES == 0, token_stride % LANES == 0, width a power of two up to 32
 //
 // It rounds where head_norm, rope and store_kv do: the normed value, then the turned one.
+#include <ptx.cuh>
+
 #include "cache.cuh"
 #include "norm.cuh"
 #include "rope.cuh"
@@ -49,6 +51,8 @@ __global__ void rotate_and_store(T* qkv, const float* cos_sin, const T* q_norm, 
                                  long long token_stride, float eps, int width) {
   using Vector = Vec<T, LANES>;
   using Stored = Vec<Cached<T, INT8>, LANES>;
+  allow_next();
+  wait_for_previous();
   const size_t token = blockIdx.x;
   const int lane = threadIdx.x % width;
   const int head = blockIdx.y * (blockDim.x / width) + threadIdx.x / width;

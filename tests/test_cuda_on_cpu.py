@@ -68,6 +68,30 @@ def test_a_misaligned_vector_is_caught_without_sanitizers_too() -> None:
         run_memory("load_vectors", 1)
 
 
+def run_overlapped(fault: int) -> np.ndarray:
+    """x doubled twice, in place the second time, by kernels that begin too early."""
+    device = make_device(overlap=lambda name: True)
+    x, out = device.upload(ramp(128)), device.empty((128,), FLOAT)
+    kernel = device.kernel("overlap_faults", "doubled_late", fault)
+    kernel((2,), (64,), (x, out), 0)
+    kernel((2,), (64,), (out, out), 0)
+    return device.download(out)
+
+
+@pytest.mark.parametrize("fault", [1, 2])
+def test_what_is_read_or_written_before_the_wait_is_lost(fault: int) -> None:
+    assert np.array_equal(run_overlapped(0), 4 * ramp(128))
+    out = run_overlapped(fault)
+    assert np.isnan(out).all() if fault == 1 else not np.array_equal(out, 4 * ramp(128))
+
+
+def test_a_thread_that_does_not_wait_is_named() -> None:
+    with pytest.raises(
+        KernelFault, match=r"thread \(40, 0, 0\): ended and has not called wait_for"
+    ):
+        run_overlapped(3)
+
+
 def test_a_grid_with_one_block_too_many_is_caught() -> None:
     assert np.array_equal(run_memory("copy_unbounded", 0, size=128, grid=2), ramp(128))
     with pytest.raises(KernelFault, match="a write behind an array of 512 bytes"):

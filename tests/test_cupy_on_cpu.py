@@ -44,8 +44,8 @@ def cupy_can_be_had() -> None:
         pytest.skip(str(reason))
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), cupy_on_cpu.VARIABLE: "1"}
+def run(*command: str, arch: int = 80) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), cupy_on_cpu.VARIABLE: str(arch)}
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -57,9 +57,9 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def on_cupy(program: str) -> subprocess.CompletedProcess[str]:
+def on_cupy(program: str, *, arch: int = 80) -> subprocess.CompletedProcess[str]:
     """A process in which CuPy has a device."""
-    return run("-W", "error", "-c", PRELUDE + program)
+    return run("-W", "error", "-c", PRELUDE + program, arch=arch)
 
 
 def test_the_devices_own_tests_pass() -> None:
@@ -77,6 +77,30 @@ for name in ("cpu", "cuda"):
     told.append(llm.generate(["A little fox"], SamplingParams(max_tokens=12, seed=5))[0].token_ids)
 assert told[0] == told[1] and len(told[1]) == 12, told
 """)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_graph_of_overlapping_launches_draws_the_same_tokens() -> None:
+    done = on_cupy(
+        """
+from llama_cu import LLM, SamplingParams
+from llama_cu.ops import overlapped_launch
+early = []
+launch = overlapped_launch.OverlappedLaunches.__call__
+def counted(*args, **options):
+    early.append(args[1])
+    launch(*args, **options)
+overlapped_launch.OverlappedLaunches.__call__ = counted
+told = []
+for overlap in (False, True):
+    device = CupyDevice(overlap=overlap)
+    llm = LLM("models/story", device=device, dtype="bfloat16", kv_cache_bytes=1 << 21)
+    told.append(llm.generate(["A little fox"], SamplingParams(max_tokens=8, seed=5))[0].token_ids)
+    assert bool(early) == overlap
+assert told[0] == told[1] and len(early) == 3 * 6 + 1, (told, len(early))
+""",
+        arch=90,
+    )
     assert done.returncode == 0, done.stderr
 
 

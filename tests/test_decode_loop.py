@@ -12,6 +12,7 @@ from llama_cu.decode_state import DecodeState
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.backend import get_ops
 from llama_cu.ops.cuda_ops import CudaOps
+from llama_cu.ops.cuda_templates import overlaps
 from llama_cu.sampling_params import SamplingParams
 from tests.cuda_on_cpu import CpuDevice, NoCompiler
 from tests.cuda_on_cpu.build import find_compiler
@@ -27,12 +28,17 @@ STRETCHED = tiny_config(
     max_position_embeddings=16, rope=RopeConfig(rope_type="dynamic", factor=8.0)
 )
 WINDOWED = tiny_config(sliding_windows=(7, None))
-DEVICES = ["cpu_device", "lazy_cpu_device", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES = [
+    "cpu_device",
+    "lazy_cpu_device",
+    "overlapping_cpu_device",
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
 
 
 @pytest.fixture(params=DEVICES)
 def ops(request):
-    """CudaOps over a device that works at once, over one that works late, and over a GPU."""
+    """CudaOps over devices that work at once, late, and on kernels that overlap; over a GPU."""
     return make_ops(request.param)
 
 
@@ -46,6 +52,8 @@ def make_ops(device):
         if device == "cuda":
             return get_ops("cuda", "float32")[0]
         find_compiler()
+        if device == "overlapping_cpu_device":
+            return CudaOps(CpuDevice(overlap=overlaps), FLOAT32)
         return CudaOps(CpuDevice(lazy=device == "lazy_cpu_device"), FLOAT32)
     except (BackendUnavailable, NoCompiler) as reason:
         pytest.skip(str(reason))

@@ -25,6 +25,7 @@ def bench(
     device: str,
     dtype: str,
     quantize: str | None,
+    overlap: bool,
     plan: Plan,
     as_json: bool,
     plot: Path | None,
@@ -43,10 +44,12 @@ def bench(
             long_dtype(dtype),
             checkpoint_dtype=source.config.dtype,
             on_compile=lambda name: progress(f"compiling {name}", 0, 0),
+            overlap=overlap,
         )
         note(f"device: {device_note}")
         report = run_bench(ops, source, plan, progress=progress, tell=note)
     report["device_note"] = device_note
+    report["overlap"] = overlap
     print(json.dumps(report, indent=1) if as_json else "\n".join(table(report)))
     if plot is not None:
         plot_decode(report, plot)

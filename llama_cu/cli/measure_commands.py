@@ -39,6 +39,12 @@ def bench(
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Samples of each median.")] = 5,
     steps: Annotated[int, typer.Option("--steps", help="Steps of decode in a sample.")] = 32,
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap", help="Kernels of a step begin before those ahead end (compute 9.0 on)."
+        ),
+    ] = False,
     as_json: opt.AsJson = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw decode into an SVG file.")
@@ -62,6 +68,7 @@ def bench(
         device=device,
         dtype=dtype,
         quantize=quantize,
+        overlap=overlap,
         plan=plan,
         as_json=as_json,
         plot=plot,

@@ -22,12 +22,14 @@ def get_ops(
     checkpoint_dtype: str = "float32",
     low_memory: bool = False,
     on_compile: Callable[[str], None] | None = None,
+    overlap: bool = False,
 ) -> tuple[Ops, str]:
     """The ops of a device, and one line on which was taken and why.
 
     `device` is auto, cpu, cuda, or a Device to run the CUDA kernels on; `dtype` a name of DTYPES
     or auto, which means the checkpoint's on CUDA and float32 on the CPU. `low_memory` is for a CPU.
-    `on_compile` is told the name of each kernel that must be compiled first. Raises
+    `on_compile` is told the name of each kernel that must be compiled first; `overlap` is
+    CupyDevice's. Raises
     BackendUnavailable when cuda cannot be had, ValueError for other names.
     """
     if dtype not in ("auto", *DTYPES):
@@ -40,7 +42,7 @@ def get_ops(
     if device == "cpu":
         return _numpy_ops(dtype, low_memory), "cpu, as asked"
     try:
-        gpu = _open_gpu(on_compile)
+        gpu = _open_gpu(on_compile, overlap)
     except BackendUnavailable as reason:
         if device == "cuda":
             raise
@@ -59,7 +61,7 @@ def _cuda_ops(device: Device, dtype: np.dtype[Any]) -> Ops:
     return CudaOps(device, dtype)
 
 
-def _open_gpu(on_compile: Callable[[str], None] | None) -> Device:
+def _open_gpu(on_compile: Callable[[str], None] | None, overlap: bool) -> Device:
     from llama_cu.ops.cupy_device import CupyDevice
 
-    return CupyDevice(on_compile=on_compile)
+    return CupyDevice(on_compile=on_compile, overlap=overlap)

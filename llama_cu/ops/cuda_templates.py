@@ -40,6 +40,7 @@ class Template:
     min_arch: int = ARCHS[0]
     head_dim_step: int = 8
     max_head_dim: int = HEAD_DIMS[-1]
+    overlaps: bool = False  # it may begin before the kernel ahead of it has ended: ptx.cuh
 
     def specialisations(
         self, head_dims: Sequence[int] = HEAD_DIMS, *, ends_only: bool = False
@@ -79,10 +80,12 @@ def _forms(
     c_types: str | tuple[str | int, ...],
     *others: int | tuple[str | int, ...],
     min_arch: int = ARCHS[0],
+    overlaps: bool = False,
 ) -> Iterator[Template]:
     """A row for each form of a quantized matrix."""
     for bits, group in _FORMS:
-        yield Template(file, name, (c_types, bits, group, *others), min_arch)
+        choices = (c_types, bits, group, *others)
+        yield Template(file, name, choices, min_arch, overlaps=overlaps)
 
 
 _LANES = (1, 2, 4, 8)
@@ -98,13 +101,13 @@ TEMPLATES: tuple[Template, ...] = (
     Template("gather", "gather", ("T", _LANES)),
     Template("bias", "fill_bias", ("T", _LANES)),
     Template("bias", "add_bias", ("T", _LANES)),
-    Template("matvec", "matvec", ("T", 0, 8, 0)),
-    Template("matvec", "matvec", ("T", 1, (1, 4, 8), (0, 1))),
+    Template("matvec", "matvec", ("T", 0, 8, 0), overlaps=True),
+    Template("matvec", "matvec", ("T", 1, (1, 4, 8), (0, 1)), overlaps=True),
     Template("quantize", "row_scales", ("T",)),
     Template("quantize", "quantize", ("T", (4, 8))),
     *_forms("quantize", "dequantize", "T"),
-    *_forms("matvec_quantized", "matvec_quantized", _HALVES, 1, (0, 1), min_arch=80),
-    *_forms("matvec_quantized", "matvec_quantized", _HALVES, (2, 4), 0, min_arch=80),
+    *_forms("matvec_quantized", "matvec_quantized", _HALVES, 1, (0, 1), min_arch=80, overlaps=True),
+    *_forms("matvec_quantized", "matvec_quantized", _HALVES, (2, 4), 0, min_arch=80, overlaps=True),
     Template("gguf", "repack", ("T", _BLOCK_TYPES)),
     Template("gguf", "expand", ("T", _BLOCK_TYPES)),
     Template("rms_norm", "rms_norm", ("T", _LANES)),
@@ -114,7 +117,7 @@ TEMPLATES: tuple[Template, ...] = (
     Template("kv_cache", "store_kv", ("T", _LANES)),
     Template("kv_cache", "store_kv_int8", ("T", _LANES)),
     Template("kv_cache", "gather_int8", ("T", _LANES)),
-    Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1), _INT8)),
+    Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1), _INT8), overlaps=True),
     Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM", _INT8)),
     Template(
         "attention_prefill_mma",
@@ -123,7 +126,12 @@ TEMPLATES: tuple[Template, ...] = (
         min_arch=80,
         head_dim_step=16,
     ),
-    Template("attention_decode", "attention_decode", ("T", "HEAD_DIM", (1, 2, 4, 8), _INT8)),
+    Template(
+        "attention_decode",
+        "attention_decode",
+        ("T", "HEAD_DIM", (1, 2, 4, 8), _INT8),
+        overlaps=True,
+    ),
     Template(
         "attention_decode_mma",
         "attention_decode_mma",
@@ -131,8 +139,9 @@ TEMPLATES: tuple[Template, ...] = (
         min_arch=80,
         head_dim_step=32,
         max_head_dim=128,
+        overlaps=True,
     ),
-    Template("attention_decode", "attention_merge", ("T",)),
+    Template("attention_decode", "attention_merge", ("T",), overlaps=True),
     Template("softmax", "softmax", ("T",)),
     Template("swiglu", "swiglu", ("T", _LANES)),
     Template("logits", "copy_logits"),
@@ -157,6 +166,11 @@ def specialisations(
     """Everything that the CUDA backend may ask a device of sm_`arch` for."""
     own = [template for template in TEMPLATES if template.min_arch <= arch]
     return [s for template in own for s in template.specialisations(head_dims, ends_only=ends_only)]
+
+
+def overlaps(name: str) -> bool:
+    """Whether this kernel waits for the one before it by itself, and so may begin early."""
+    return any(template.overlaps for template in TEMPLATES if template.name == name)
 
 
 def _alternatives(

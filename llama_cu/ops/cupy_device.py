@@ -18,7 +18,7 @@ import numpy as np
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.cublas import Cublas, load_cublas
 from llama_cu.ops.cuda_kernels import cached_cubin, default_cache_dir, supported_archs
-from llama_cu.ops.cuda_templates import Specialisation
+from llama_cu.ops.cuda_templates import Specialisation, overlaps
 from llama_cu.ops.device import (
     Event,
     Graph,
@@ -28,10 +28,12 @@ from llama_cu.ops.device import (
     check_copy,
     check_gemm,
 )
+from llama_cu.ops.overlapped_launch import OverlappedLaunches, load_driver
 
 Array = Any
 
 _OLDEST_CUPY = (14, 2)
+_OLDEST_OVERLAPPING_ARCH = 90
 _REMEDY = "pip install 'llama-cu[cuda12]' (or [cuda13])"
 # What cuBLAS recommends for Hopper; more than enough for the others.
 _CUBLAS_WORKSPACE_BYTES = 32 << 20
@@ -41,8 +43,10 @@ _COMPILE_THREADS = 8
 class CupyDevice:
     """The current CUDA device.
 
-    `on_compile` is called with a kernel's name before it is compiled for the first time. Raises
-    BackendUnavailable, saying what to install, where there is no device, driver or library.
+    `on_compile` is called with a kernel's name before it is compiled for the first time. With
+    `overlap` those launches of a graph that may begin before the kernel ahead has ended are made
+    so, from compute capability 9.0 on. Raises BackendUnavailable, saying what to install, where
+    there is no device, driver or library.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class CupyDevice:
         *,
         cache_dir: Path | None = None,
         on_compile: Callable[[str], None] | None = None,
+        overlap: bool = False,
     ) -> None:
         self._cupy = _import_cupy()
         self._runtime = self._cupy.cuda.runtime
@@ -68,6 +73,9 @@ class CupyDevice:
         # What graphs own comes from a pool of their own: nothing else is ever placed there.
         self._graph_pool = self._cupy.cuda.MemoryPool()
         self._capture_stream = self._cupy.cuda.Stream(non_blocking=True)
+        overlaps = overlap and self.arch >= _OLDEST_OVERLAPPING_ARCH
+        self._overlapped = OverlappedLaunches(load_driver()) if overlaps else None
+        self._capturing = False
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An uninitialised array; CuPy's OutOfMemoryError is a MemoryError."""
@@ -113,6 +121,7 @@ class CupyDevice:
         with self._cupy.cuda.using_allocator(self._graph_pool.malloc), stream:
             self._cublas.use_stream(stream.ptr)
             stream.begin_capture()
+            self._capturing = True
             try:
                 work()
             except BaseException:
@@ -120,6 +129,8 @@ class CupyDevice:
                 with contextlib.suppress(self._runtime.CUDARuntimeError):
                     stream.end_capture()
                 raise
+            finally:
+                self._capturing = False
             graph: Graph = stream.end_capture()
         return graph
 
@@ -182,6 +193,7 @@ class CupyDevice:
     def _load(self, specialisation: Specialisation) -> Kernel:
         path, lowered_name = self._cubin(specialisation)
         raw = self._cupy.RawModule(path=str(path)).get_function(lowered_name)
+        early = overlaps(specialisation.name)
         allowed_shared_bytes = 0
 
         def launch(
@@ -196,7 +208,13 @@ class CupyDevice:
             if shared_bytes > allowed_shared_bytes:  # static and dynamic over 48 KiB need it
                 raw.max_dynamic_shared_size_bytes = shared_bytes
                 allowed_shared_bytes = shared_bytes
-            raw(grid, block, args, shared_mem=shared_bytes)
+            if early and self._capturing and self._overlapped is not None:
+                stream = self._cupy.cuda.get_current_stream().ptr
+                function = raw.kernel.ptr
+                options = {"shared_bytes": shared_bytes, "stream": stream}
+                self._overlapped(function, grid, block, args, **options)
+            else:
+                raw(grid, block, args, shared_mem=shared_bytes)
 
         return launch
 

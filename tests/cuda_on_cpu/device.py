@@ -33,7 +33,8 @@ class CpuDevice:
     tests.cuda_on_cpu.sanitized). `order` is how threads and blocks take turns: "forward",
     "reversed", or a seed; no kernel's result may depend on it. Both default to what the
     environment says, so that a whole test run can be repeated under them. With `lazy` nothing is
-    done before somebody waits for it.
+    done before somebody waits for it. Kernels whose names `overlap` takes begin before those ahead
+    have ended: what these have written is NaN to them until they wait for it.
     """
 
     name = "cuda-on-cpu"
@@ -44,6 +45,7 @@ class CpuDevice:
         sanitize: bool | None = None,
         order: str | int | None = None,
         lazy: bool = False,
+        overlap: Callable[[str], bool] = lambda name: False,
         num_multiprocessors: int = 8,
         max_shared_bytes: int | None = None,
         memory_bytes: int = 2**32,
@@ -60,6 +62,8 @@ class CpuDevice:
         self._kernel_dir = kernel_dir
         self._memory = Memory(memory_bytes, sanitize=self._sanitize)
         self._queue = WorkQueue(lazy=lazy)
+        self._overlap = overlap
+        self._written: list[np.ndarray] = []  # by kernels that may be at work when one begins
         self._arena: Arena | None = None
         self._libraries: dict[Path, Library] = {}
         self._kernels: dict[KernelRequest, Kernel] = {}
@@ -161,7 +165,7 @@ class CpuDevice:
         label = f"{wanted.file}.cu: {wanted.expression}"
         bound = arguments.launch_bound(source, wanted.name) or arguments.UNBOUNDED_THREADS
         index = together.index(wanted.expression)
-        return partial(self._launch, label, library, index, bound)
+        return partial(self._launch, label, library, index, bound, self._overlap(wanted.name))
 
     def _launch(
         self,
@@ -169,6 +173,7 @@ class CpuDevice:
         library: Library,
         index: int,
         max_threads: int,
+        early: bool,
         grid: tuple[int, ...],
         block: tuple[int, ...],
         args: Sequence[Any],
@@ -191,6 +196,17 @@ class CpuDevice:
         except LaunchError as error:
             raise LaunchError(f"{label}: {error}") from None
 
+        pairs = zip(library.parameters[index], args, strict=True)
+        outs = [arg for p, arg in pairs if p.kind == "p" and not p.pointee_is_const]
+        arrays = [arg for arg in args if isinstance(arg, np.ndarray)]
+        withheld = None
+        if early:
+            bounds = {np.lib.array_utils.byte_bounds(array) for array in self._written}
+            withheld = [(low, high - low) for low, high in sorted(bounds)]
+            arrays += self._written
+        kept = self._written if early else []
+        self._written = [*kept, *(array for array in outs if array is not None)]
+
         def run(allocations: Sequence[np.ndarray]) -> None:
             try:
                 library.launch(
@@ -201,12 +217,13 @@ class CpuDevice:
                     shared_bytes=shared_bytes,
                     arena=arena,
                     order=self._order,
+                    withheld=withheld,
                 )
                 self._memory.check(allocations)
             except KernelFault as error:
                 raise KernelFault(f"{label}: {error}") from None
 
-        self._queue.add_launch(run, [arg for arg in args if isinstance(arg, np.ndarray)])
+        self._queue.add_launch(run, arrays)
 
 
 def _multiply(

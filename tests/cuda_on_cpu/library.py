@@ -6,6 +6,7 @@ import ctypes
 import gc
 import mmap
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -41,6 +42,10 @@ class _Entry(ctypes.Structure):
     )
 
 
+class _Withheld(ctypes.Structure):
+    _fields_ = (("at", ctypes.c_void_p), ("num_bytes", ctypes.c_uint64), ("kept", ctypes.c_void_p))
+
+
 class _Launch(ctypes.Structure):
     _fields_ = (
         ("grid", ctypes.c_uint * 3),
@@ -53,6 +58,9 @@ class _Launch(ctypes.Structure):
         ("page_bytes", ctypes.c_uint64),
         ("message", ctypes.c_char_p),
         ("message_bytes", ctypes.c_uint64),
+        ("overlaps", ctypes.c_int),
+        ("num_withheld", ctypes.c_int),
+        ("withheld", ctypes.POINTER(_Withheld)),
     )
 
 
@@ -117,8 +125,18 @@ class Library:
         shared_bytes: int,
         arena: Arena,
         order: str | int,
+        withheld: Sequence[tuple[int, int]] | None = None,
     ) -> None:
-        """Run kernel `index` over the whole grid; KernelFault when it did what CUDA forbids."""
+        """Run kernel `index` over the whole grid; KernelFault when it did what CUDA forbids.
+
+        With `withheld`, addresses and sizes that the kernel before has written, it is launched to
+        overlap with that: what is there is NaN to it until it waits.
+        """
+        spans = withheld or ()
+        kept = [ctypes.create_string_buffer(size) for _, size in spans]
+        ranges = (_Withheld * len(spans))(
+            *((*span, ctypes.addressof(copy)) for span, copy in zip(spans, kept, strict=True))
+        )
         slots = (ctypes.c_void_p * (len(args) or 1))(*(ctypes.addressof(a) for a in args))
         launch = _Launch(
             grid=(ctypes.c_uint * 3)(*grid),
@@ -131,6 +149,9 @@ class Library:
             page_bytes=mmap.PAGESIZE,
             message=ctypes.cast(self._message, ctypes.c_char_p),
             message_bytes=len(self._message),
+            overlaps=int(withheld is not None),
+            num_withheld=len(spans),
+            withheld=ranges,
         )
         if not self._launch(ctypes.byref(launch), index):
             raise KernelFault(self._message.value.decode())

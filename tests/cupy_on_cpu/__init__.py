@@ -3,7 +3,8 @@
 `install()` replaces the CUDA runtime in CuPy's library and gives it a driver and a cuBLAS, for the
 whole process. Then the tests that are marked `gpu` find a device: memory pools, streams, graphs,
 arrays and launches are CuPy's own, the machine code is NVRTC's, and what a launch runs is the same
-kernel compiled for this processor. tests/conftest.py installs it where CUPY_ON_CPU=1 asks for it.
+kernel compiled for this processor. tests/conftest.py installs it where CUPY_ON_CPU=1 asks for it;
+CUPY_ON_CPU=90 asks for a device of that compute capability.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ VARIABLE = "CUPY_ON_CPU"
 def is_wanted() -> bool:
     """Whether the environment asks for it."""
     return os.environ.get(VARIABLE, "") not in ("", "0")
+
+
+def architecture() -> int:
+    """The compute capability of the device: what the environment says, 80 where it says 1."""
+    asked = int(os.environ.get(VARIABLE, "1"))
+    return asked if asked > 1 else 80
 
 
 def install() -> None:
@@ -47,6 +54,8 @@ def _lend_driver(functions: Mapping[str, Any]) -> None:
     """CuPy asks ctypes for libcuda when it first calls the driver, and keeps what it gets."""
     from cupy_backends.cuda.api import driver
 
+    from llama_cu.ops import cupy_device
+
     load = ctypes.CDLL
 
     def load_ours(name: Any = None, *args: Any, **options: Any) -> Any:
@@ -59,6 +68,7 @@ def _lend_driver(functions: Mapping[str, Any]) -> None:
         driver.ctxGetCurrent()
     finally:
         ctypes.CDLL = load  # type: ignore[misc]
+    cupy_device.load_driver = lambda: SimpleNamespace(**functions)  # type: ignore[assignment, return-value]
 
 
 def _lend_cublas(functions: Mapping[str, Any]) -> None:

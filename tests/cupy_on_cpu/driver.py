@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llama_cu.ops.cuda_kernels import KERNEL_DIR
-from llama_cu.ops.cuda_templates import Specialisation
+from llama_cu.ops.cuda_templates import Specialisation, overlaps
 from tests.cuda_on_cpu.arguments import (
     MAX_BLOCK,
     MAX_GRID,
@@ -37,6 +37,7 @@ from tests.cupy_on_cpu.machine import (
 from tests.cupy_on_cpu.runtime import ARCH, MAX_SHARED_BYTES
 
 _UNASKED_SHARED_BYTES = 48 * 1024  # static and dynamic together; more must be asked for
+_PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CUlaunchAttributeID
 _MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CUfunction_attribute
 
 
@@ -61,6 +62,7 @@ class Driver:
         "cuModuleUnload": ("module_unload", (POINTER,)),
         "cuModuleGetFunction": ("get_function", (POINTER, POINTER, ctypes.c_char_p)),
         "cuFuncSetAttribute": ("set_attribute", (POINTER, INT, INT)),
+        "cuLaunchKernelEx": ("launch_extended", (POINTER,) * 4),
         "cuLaunchKernel": ("launch", (POINTER, *(UINT,) * 7, POINTER, POINTER, POINTER)),
     }
 
@@ -114,6 +116,19 @@ class Driver:
         if attribute != _MAX_DYNAMIC_SHARED_SIZE_BYTES or not 0 <= value <= most:
             raise CudaError(INVALID_VALUE)
         function.max_shared_bytes = max(value, function.max_shared_bytes)
+
+    def launch_extended(self, config: int, function: int, arguments: int, extra: int) -> None:
+        """CUlaunchConfig: grid, block, shared memory, stream, attributes, how many."""
+        sizes = (ctypes.c_uint * 7).from_address(config)
+        stream, attributes = (ctypes.c_uint64 * 2).from_address(config + 32)
+        count = ctypes.c_uint.from_address(config + 48).value
+        kind, _, value = (ctypes.c_int * 3).from_address(attributes)
+        if (count, kind, value) != (1, _PROGRAMMATIC_STREAM_SERIALIZATION, 1):
+            raise CudaError(NOT_SUPPORTED)
+        label = self._machine.thing(function).label
+        if not overlaps(label.partition(": ")[2].partition("<")[0]):
+            raise CudaError(INVALID_VALUE)  # a GPU would run it too early
+        self.launch(function, *sizes, stream, arguments, extra)
 
     def launch(self, handle: int, *launch: int) -> None:
         grid, block = launch[0:3], launch[3:6]

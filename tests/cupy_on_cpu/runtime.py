@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.cuda_on_cpu.arguments import least_shared_bytes
 from tests.cuda_on_cpu.memory import POISON
+from tests.cupy_on_cpu import architecture
 from tests.cupy_on_cpu.machine import (
     CAPTURE_UNSUPPORTED,
     INT,
@@ -30,7 +31,7 @@ from tests.cupy_on_cpu.machine import (
 )
 
 NAME = b"cupy-on-cpu\0"
-ARCH = 80
+ARCH = architecture()
 VERSION = 12090
 MAX_SHARED_BYTES = least_shared_bytes(ARCH)
 # cudaDeviceAttr: multiprocessors, most shared memory of a block, compute capability
@@ -50,7 +51,8 @@ class Runtime:
         "cudaGetDevice": ("get_device", (POINTER,)),
         "cudaSetDevice": ("set_device", (INT,)),
         "cudaDeviceGetAttribute": ("get_attribute", (POINTER, INT, INT)),
-        "cudaGetDeviceProperties_v2": ("get_properties", (POINTER, INT)),
+        "cudaGetDeviceProperties": ("get_properties", (POINTER, INT)),
+        "cudaGetDeviceProperties_v2": ("get_properties", (POINTER, INT)),  # not in CUDA 13
         "cudaDriverGetVersion": ("get_version", (POINTER,)),
         "cudaRuntimeGetVersion": ("get_version", (POINTER,)),
         "cudaMemGetInfo": ("get_memory_info", (POINTER, POINTER)),

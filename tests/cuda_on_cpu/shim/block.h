@@ -52,6 +52,7 @@ struct Thread {
   Place place;           // where it waits
   unsigned mask;         // the lanes it waits for there, 0 for the whole block
   bool waits, ended;
+  bool waited;  // for the kernel before: shim/ptx.cuh
   AsyncCopies copies;
 };
 
@@ -64,6 +65,13 @@ struct Warp {
   int num_open;
   Meeting* open[kWarpSize];
   Meeting meetings[kWarpSize + 1];
+};
+
+// Memory that the kernel before has written, for a kernel that is launched to overlap with it.
+struct Withheld {
+  unsigned char* at;
+  uint64_t num_bytes;
+  unsigned char* kept;  // as much, what was there while it is withheld
 };
 
 struct Block {
@@ -92,12 +100,33 @@ struct Block {
   size_t message_bytes;
   bool faulted;
   bool initialised;
+  bool overlaps, is_withheld;
+  const Withheld* withheld;
+  int num_withheld;
+  int num_waited;  // threads
   Thread threads[kMaxThreads];
   Warp warps[kMaxWarps];
 };
 
 static Block* block;
 static Thread* current;
+
+inline void withhold() {
+  for (int i = 0; i < block->num_withheld; ++i) {
+    const Withheld& range = block->withheld[i];
+    memcpy(range.kept, range.at, range.num_bytes);
+    memset(range.at, 0xff, range.num_bytes);
+  }
+  block->is_withheld = true;
+}
+
+inline void give_back_withheld() {
+  for (int i = 0; block->is_withheld && i < block->num_withheld; ++i) {
+    const Withheld& range = block->withheld[i];
+    memcpy(range.at, range.kept, range.num_bytes);
+  }
+  block->is_withheld = false;
+}
 
 inline void switch_stack(void** save, void* to, const void* bottom, size_t bytes, bool dying) {
 #ifdef CUDA_ON_CPU_ASAN
@@ -229,6 +258,9 @@ inline void fiber_main() {
     block->entry(block->args);
     Thread* const self = current;
     unsigned char* const stack = self->stack;
+    if (block->overlaps && !self->waited)
+      fault(
+          "ended and has not called wait_for_previous(), which a kernel launched to overlap must");
     self->ended = true;
     ++block->num_ended;
     Thread* const next = take_ready(self->warp);

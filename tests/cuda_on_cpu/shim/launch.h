@@ -18,6 +18,9 @@ struct Launch {
   uint64_t page_bytes;
   char* message;
   uint64_t message_bytes;
+  int overlaps;  // launched to overlap with the kernel before
+  int num_withheld;
+  const Withheld* withheld;
 };
 
 inline uint64_t next_random(uint64_t& state) {  // splitmix64
@@ -117,10 +120,10 @@ inline void run_block(const Launch& launch, uint64_t& random) {
   }
   for (int i = 0; i < block->num_threads; ++i) {
     block->threads[i].stack = nullptr;
-    block->threads[i].ended = false;
+    block->threads[i].ended = block->threads[i].waited = false;
     block->threads[i].copies.num_copies = block->threads[i].copies.num_groups = 0;
   }
-  block->num_ended = block->arrived = block->parity = 0;
+  block->num_ended = block->num_waited = block->arrived = block->parity = 0;
   block->num_stacks = block->num_free_stacks = 0;
   resume(take_ready(block->warp_at[0]), &block->main_context, false);
 }
@@ -145,6 +148,9 @@ inline bool run(const Launch& launch, const KernelEntry& kernel) {
   block->message_bytes = launch.message_bytes;
   block->faulted = false;
   block->main_stack = nullptr;
+  block->overlaps = launch.overlaps;
+  block->withheld = launch.withheld;
+  block->num_withheld = launch.num_withheld;
   block->size = dim3(launch.block[0], launch.block[1], launch.block[2]);
   block->grid = dim3(launch.grid[0], launch.grid[1], launch.grid[2]);
   prepare_threads(launch);
@@ -172,7 +178,9 @@ inline bool run(const Launch& launch, const KernelEntry& kernel) {
     poison_static_shared(segment);
 #endif
     memset(shared, 0xff, launch.shared_bytes);
+    if (launch.overlaps) withhold();
     run_block(launch, random);
+    give_back_withheld();
 #ifndef CUDA_ON_CPU_ASAN
     for (size_t k = 0; k < kSharedGuardBytes && !block->faulted; k += 8) {
       uint64_t word;

@@ -166,6 +166,23 @@ void copy_async_wait() {
   cuda_on_cpu::finish_copies(cuda_on_cpu::current->copies, PENDING);
 }
 
+inline void allow_next() {}
+
+// Where a launch overlaps, what the kernels before have written is not there until all threads of
+// the block wait for it.
+inline void wait_for_previous(CUDA_ON_CPU_HERE) {
+  using namespace cuda_on_cpu;
+  current->waited = true;
+  if (!block->overlaps) return;
+  if (++block->num_waited < block->num_threads) {
+    wait({"wait_for_previous", file, line}, 0);
+    return;
+  }
+  give_back_withheld();
+  for (int w = 0; w < block->num_warps; ++w)
+    make_ready(w, block->warps[w].lanes & ~(w == current->warp ? 1u << current->lane : 0u));
+}
+
 // As ex2.approx.ftz: subnormal operands and results become zero.
 inline float exp2_approx(float x) {
   const float result = exp2f(fabsf(x) < 1.17549435e-38f ? 0.0f : x);
