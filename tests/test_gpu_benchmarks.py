@@ -29,7 +29,7 @@ def test_the_torch_peer_computes_the_same_model(tmp_path, model_type):
     pytest.importorskip("torch")
     from benchmarks.torch_graph import TorchLlama
 
-    shape = SMALL_LLAMA | {"model_type": model_type, "sliding_window": 9}
+    shape = SMALL_LLAMA | {"model_type": model_type, "head_dim": 16, "sliding_window": 9}
     folder = random_checkpoint(tmp_path / "model", shape)
     prompt = random.Random(0).sample(range(131), 20)
     torch_llama = TorchLlama(folder, max_len=40, device="cpu")
