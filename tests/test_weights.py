@@ -326,6 +326,7 @@ def entry(shape=(2,), offsets=(0, 8), dtype="F32") -> dict:
         header_file(b"not json"),
         header_file(b'{"a": \xff}'),
         header_file(b"[]"),
+        header_file(b"[" * 100_000),
         header_file(b'{"a": 1}'),
         header_file(json.dumps({"a": {"dtype": "F32"}}).encode()),
         header_file(json.dumps({"a": entry(offsets=(0,))}).encode(), bytes(8)),

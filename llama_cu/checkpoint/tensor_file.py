@@ -25,6 +25,16 @@ FLOAT_DTYPES = {"F32": FLOAT32, "F16": FLOAT16, "BF16": BFLOAT16}
 FLOAT_NAMES = {dtype: name for name, dtype in FLOAT_DTYPES.items()}
 PIECE_BYTES = 16 << 20
 
+# What a header that is JSON of another kind, or nested without end, can raise.
+_HEADER_FAULTS = (
+    SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+
 
 @dataclass(frozen=True)
 class TensorEntry:
@@ -125,7 +135,7 @@ def _read_header(path: Path) -> dict[str, TensorEntry]:
             checked.keys()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _HEADER_FAULTS as error:
         raise ModelError(f"{path}: damaged header: {error}") from error
     return entries
 
