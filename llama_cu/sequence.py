@@ -160,8 +160,8 @@ class Sequence:
                 return
         if self.decoder is not None:
             piece = self.decoder.push(token_id)
-            early = self.num_generated < self.params.min_tokens
-            self.text += piece if early else self.stops.push(piece)
+            late = self.num_generated >= self.params.min_tokens
+            self.text += self.stops.push(piece, may_end=late)
         complete = self.constraint is not None and self.constraint.finished
         if complete or self.stops.matched is not None:
             self.finish("stop")

@@ -7,7 +7,8 @@ class StopStrings:
     """Lets text through, but for what could still become a stop string.
 
     `push` returns the text that is certain; after a match `matched` is set and nothing that
-    stands from the stop string on is ever returned.
+    stands from the stop string on is ever returned. A stop string that is complete while it may not
+    end the text is text like any other; one that only began by then counts.
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
@@ -15,11 +16,11 @@ class StopStrings:
         self._held = ""
         self.matched: str | None = None
 
-    def push(self, piece: str) -> str:
+    def push(self, piece: str, *, may_end: bool = True) -> str:
         if not self._stops or self.matched is not None:
             return piece if self.matched is None else ""
         text = self._held + piece
-        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        found = [(text.find(stop), stop) for stop in self._stops if may_end and stop in text]
         if found:
             # The one that is complete first, so that it does not matter how the text was cut.
             start, self.matched = min(found, key=lambda match: (match[0] + len(match[1]), match))

@@ -308,6 +308,24 @@ def test_logits_and_prompts_that_are_plain_numbers_are_refused(llm):
         llm.generate(np.array(5))
 
 
+def test_a_stop_string_that_began_before_min_tokens_ends_the_answer_after_them(llm):
+    (whole,) = llm.generate("Once", SamplingParams(temperature=0, max_tokens=12, ignore_eos=True))
+    texts = [llm.tokenizer.decode(whole.token_ids[:end]) for end in range(13)]
+    # Two tokens of whole characters, one behind the other
+    end = next(i for i in range(2, 13) if texts[i][len(texts[i - 2]) - 1 :].isascii())
+    stop = texts[end][len(texts[end - 2]) :]
+    text = whole.text[: whole.text.index(stop)]
+    assert text == texts[end - 2] and len(stop) >= 2
+    for min_tokens in (0, end):
+        params = SamplingParams(
+            temperature=0, max_tokens=12, ignore_eos=True, stop=stop, min_tokens=min_tokens
+        )
+        (output,) = llm.generate("Once", params)
+        assert (output.text, output.finish_reason) == (text, "stop")
+        assert len(output.token_ids) == end
+        assert "".join(llm.stream("Once", params)) == text
+
+
 @pytest.mark.parametrize("token_id", [10**6, 2**40])
 def test_a_stop_token_that_the_model_does_not_have_is_refused(llm, token_id):
     params = SamplingParams(min_tokens=3, stop_token_ids=[token_id])

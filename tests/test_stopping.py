@@ -41,3 +41,10 @@ def test_however_text_is_cut_into_pieces_the_same_is_shown():
         cuts = sorted(rng.sample(range(1, 12), 3))
         pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, 12], strict=True)]
         assert shown(stops, pieces) == shown(stops, list(text)) == shown(stops, [text])
+
+
+def test_a_stop_string_that_may_not_end_the_text_yet_is_text_but_what_it_began_may():
+    checker = StopStrings(("END",))
+    assert checker.push("an END, E", may_end=False) == "an END, "
+    assert checker.push("N", may_end=False) == ""
+    assert checker.push("D.") == "" and checker.matched == "END"
