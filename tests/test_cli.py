@@ -443,6 +443,20 @@ def test_a_terminal_that_lacks_a_character_still_gets_the_others(
     assert text.startswith("??") if args[0] == "story" else len(json.loads(text)["token_ids"]) > 0
 
 
+def test_bytes_that_are_no_text_spoil_only_their_own_line(byte_model, program_environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_cu", "chat", "--model", str(byte_model), "--max-tokens", "2"],
+        input=b"Hello\ncaf\xe9\nHello\n/stats\n",
+        capture_output=True,
+        env={**program_environment, "PYTHONIOENCODING": "utf-8:strict"},
+        check=False,
+        timeout=60,
+    )
+    err = done.stderr.decode()
+    assert done.returncode == 1 and "turns: 2 (0 dropped)" in err
+    assert err.count("error: ") == err.count("error: the text is not valid Unicode") == 1
+
+
 def test_ctrl_c_ends_a_story_with_what_was_told(byte_model, program_environment):
     args = ["story", "--model", str(byte_model), "--device", "cpu", "--max-tokens", "4000"]
     process = subprocess.Popen(

@@ -43,6 +43,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A character that the terminal's encoding lacks is no reason to lose the others.
             sys.stdout.reconfigure(errors="replace")
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # Bytes that are no text spoil the line that has them, and not all that was read.
+            sys.stdin.reconfigure(errors="surrogateescape")
     debug = "--debug" in argv
     arguments = ["--debug"] * debug + [a for a in argv if a != "--debug"]
     try:
