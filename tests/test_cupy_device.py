@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from llama_cu.errors import BackendUnavailable
+from llama_cu.ops.backend import get_ops
 from llama_cu.ops.cublas import gemm_layout
 from llama_cu.ops.cupy_device import CupyDevice, nearest_arch
 from llama_cu.ops.device import Device, check_gemm
@@ -159,6 +162,18 @@ def test_machine_code_is_taken_from_the_same_major_version() -> None:
     ]  # fmt: skip
     with pytest.raises(BackendUnavailable, match=r"compute capability 13.0: update CuPy"):
         nearest_arch(130, supported)
+
+
+def test_a_cupy_that_cannot_make_its_cache_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cupy.py").write_text("raise PermissionError(13, 'Permission denied', '~')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"Permission denied.*: set CUPY_CACHE_DIR"):
+        get_ops("cuda", "auto")
+    ops, note = get_ops("auto", "auto")
+    assert ops.device is None and "CuPy could not be imported" in note
 
 
 def test_without_a_gpu_the_error_says_what_is_missing() -> None:
