@@ -14,6 +14,7 @@ import pytest
 from llama_cu import LLM, SamplingParams, __version__
 from llama_cu.checkpoint.config import load_config
 from llama_cu.cli.chat import run_chat
+from llama_cu.cli.chat_input import open_history
 from llama_cu.cli.info import ask
 from llama_cu.cli.main import run
 from llama_cu.kv_cache import kv_bytes_per_token
@@ -343,6 +344,25 @@ def test_info_always_answers(cli, monkeypatch, tmp_path):
     assert facts["llama-cu"] == [__version__]
     assert facts["chat history"] == [str(tmp_path / "llama-cu" / "chat_history")]
     assert all(lines and all(lines) for lines in facts.values())
+
+
+def test_without_a_home_folder_all_that_needs_none_works(cli, on_byte_model, monkeypatch):
+    def nobody(_):
+        raise KeyError
+
+    monkeypatch.setattr(pytest.importorskip("pwd"), "getpwuid", nobody)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli("generate", *on_byte_model, "--prompt", "a", "--max-tokens", "1")[0] == 0
+    code, _, err = cli("models")
+    assert code == 1
+    assert err == (
+        "llama-cu: error: models by name need a home folder: set HOME or XDG_CACHE_HOME\n"
+    )
+    facts = json.loads(cli("info", "--json")[1])
+    assert facts["kernel cache"] == ["compiled kernels need a home folder: set HOME"]
+    assert facts["chat history"] == ["there is no home folder: set HOME or XDG_STATE_HOME"]
+    assert open_history() is None
 
 
 def test_a_broken_probe_is_one_line_of_info():

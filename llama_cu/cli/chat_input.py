@@ -48,7 +48,7 @@ def read_message(reader: Reader) -> Message:
 def open_reader() -> Reader:
     """Line editing and history where a person types, plain lines from anything else."""
     person = on_terminal(sys.stdin) and on_terminal(sys.stdout)
-    return TerminalReader(history_file()) if person else PipeReader(sys.stdin or ())
+    return TerminalReader() if person else PipeReader(sys.stdin or ())
 
 
 class PipeReader:
@@ -75,19 +75,31 @@ class TerminalReader:
 
     person = True
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self) -> None:
         from prompt_toolkit import PromptSession
 
-        self._session: PromptSession[str] = PromptSession(history=_history(file))
+        self._session: PromptSession[str] = PromptSession(history=open_history())
 
     def read_line(self, *, more: bool) -> str:
         return self._session.prompt("... " if more else "> ")
 
 
 def history_file() -> Path:
-    """chat_history in the user's state folder."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    """chat_history in the user's state folder. ValueError where the user has no home folder."""
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise ValueError("there is no home folder: set HOME or XDG_STATE_HOME") from None
     return Path(state) / "llama-cu" / "chat_history"
+
+
+def open_history() -> History | None:
+    """The history that outlives the program; None, which is one that does not, without a home."""
+    try:
+        return _history(history_file())
+    except ValueError as error:
+        note(f"history is not kept: {error}")
+        return None
 
 
 def _history(file: Path) -> History:

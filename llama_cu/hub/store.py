@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_cu.errors import ModelError
+from llama_cu.errors import HubError, ModelError
 from llama_cu.hub.names import ALIASES, INDEX, SINGLE, HubName, parse_name
 
 _PREFIX = "models--"
@@ -182,4 +182,7 @@ def _revisions(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _cache_home() -> Path:
     own = os.environ.get("XDG_CACHE_HOME")
-    return Path(own).expanduser() if own else Path.home() / ".cache"
+    try:
+        return Path(own).expanduser() if own else Path.home() / ".cache"
+    except RuntimeError:
+        raise HubError("models by name need a home folder: set HOME or XDG_CACHE_HOME") from None

@@ -167,8 +167,14 @@ def cached_cubin(
 
 
 def default_cache_dir() -> Path:
-    """Where compiled kernels are kept between runs."""
-    return Path.home() / ".cache" / "llama-cu" / "kernels"
+    """Where compiled kernels are kept between runs.
+
+    BackendUnavailable where the user has no home folder.
+    """
+    try:
+        return Path.home() / ".cache" / "llama-cu" / "kernels"
+    except RuntimeError:
+        raise BackendUnavailable("compiled kernels need a home folder: set HOME") from None
 
 
 def _write(path: Path, data: bytes) -> None:
