@@ -279,6 +279,20 @@ def test_templates_are_rendered_as_transformers_does(template, text, tmp_path):
     assert tokenizer.apply_chat_template(MESSAGES, enable_thinking=True) == text
 
 
+def test_what_is_none_in_a_message_is_absent_for_a_template(tmp_path):
+    template = (
+        "{% for m in messages %}[{{ m['content'] }}{{ m.tool_calls is defined }}]{% endfor %}"
+    )
+    calls = [{"function": {"name": "f", "arguments": {}}}]
+    messages = [
+        {"role": "user", "content": "a", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+    ]
+    text = make(tmp_path, chat_template=template).apply_chat_template(messages)
+    assert text == "[aFalse][True]"
+    assert messages[1]["content"] is None
+
+
 def test_a_template_file_comes_before_the_config_and_a_default_before_others(tmp_path):
     named = [
         {"name": "tool_use", "template": "tools"},

@@ -66,7 +66,11 @@ def render(
     # From Python's own parser and compiler, which take what jinja2 has made.
     except (RecursionError, SyntaxError, MemoryError) as error:
         raise ModelError(f"{source}: chat template: nested too deeply: {error}") from error
-    plain = [dict(message) for message in messages]
+    # As in transformers 5: templates expect a key to be absent, and would write "None".
+    plain = [
+        {name: value for name, value in message.items() if value is not None}
+        for message in messages
+    ]
     try:
         return compiled.render({**variables, "messages": plain})
     except jinja2.TemplateError as error:
