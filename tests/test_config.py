@@ -173,6 +173,16 @@ def test_both_config_styles_mean_the_same_rope(version_4, version_5, rope, tmp_p
     assert new.dtype == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("truncate", "truncates"), [(ABSENT, True), (True, True), (False, False), (None, False)]
+)
+def test_yarn_is_truncated_where_transformers_does(truncate, truncates, tmp_path):
+    scaling = {"rope_type": "yarn", "factor": 2.0}
+    if truncate is not ABSENT:
+        scaling["truncate"] = truncate
+    assert load(tmp_path, {**SMALL_LLAMA, "rope_scaling": scaling}).rope.truncate is truncates
+
+
 def test_generation_config_replaces_the_ids_and_brings_sampling_defaults(tmp_path):
     generation = {
         "eos_token_id": [5, 9],

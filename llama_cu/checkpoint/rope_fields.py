@@ -97,5 +97,6 @@ def _read_yarn(fields: Fields, parameters: Fields, theta: float, original: int) 
         # 0 counts as not given, as in transformers
         beta_fast=optional("beta_fast") or 32.0,
         beta_slow=optional("beta_slow") or 1.0,
-        truncate=parameters.flag("truncate", True),
+        # and an explicit null is false
+        truncate=parameters.flag("truncate", "truncate" not in parameters.values),
     )
