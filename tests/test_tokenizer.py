@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -363,3 +365,35 @@ def test_a_template_cannot_change_the_messages(tmp_path):
     with pytest.raises(RequestError, match="unsafe"):
         make(tmp_path, chat_template=template).apply_chat_template(messages)
     assert messages == MESSAGES
+
+
+def test_a_long_text_has_the_ids_of_any_other(tokenizer):
+    text = "".join(TEXTS) * 400
+
+    long = tokenizer.encode(text)
+
+    assert long == tokenizer._tokenizer.encode(text).ids
+    assert long[:20] == tokenizer.encode(text[:4000])[:20]
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded(tmp_path):
+    tokenizer = make(tmp_path)
+    num_ticks, ended = 0, threading.Event()
+
+    def tick():
+        nonlocal num_ticks
+        while not ended.wait(0.001):
+            num_ticks += 1
+
+    other = threading.Thread(target=tick)
+    other.start()
+    before = num_ticks
+    began = time.perf_counter()
+    tokenizer.encode("a" * 500_000)
+    seconds = time.perf_counter() - began
+    after = num_ticks
+    ended.set()
+    other.join()
+
+    assert seconds > 0.05, "too quick to see anything"
+    assert after - before > 10

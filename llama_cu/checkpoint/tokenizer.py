@@ -14,6 +14,8 @@ from llama_cu.errors import ModelError, RequestError
 
 # A character has at most four bytes, so what lies further back cannot be a part of the next one.
 _CONTEXT_TOKENS = 4
+# Characters from which a text is encoded as a batch of one.
+_LONG_TEXT = 4096
 # Where ChatML is from, which stands in for a template.
 _NO_TEMPLATE = "ChatML"
 
@@ -54,13 +56,27 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise RequestError(f"the text is not valid Unicode: {error}") from error
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = self._ids(text, add_special_tokens)
         bos = self.bos_token_id
         if not add_special_tokens or bos is None:
             return ids
         if self._adds_bos and ids[:1] != [bos]:
             return [bos, *ids]
         return ids[1:] if ids[:2] == [bos, bos] else ids
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        """What the library makes of a text.
+
+        Its `encode` keeps the interpreter lock: three million characters stopped every other
+        thread for 3 s. A batch gives it back, and takes 0.04 ms more for a short text.
+        """
+        if len(text) < _LONG_TEXT:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            return ids
+        (encoding,) = self._tokenizer.encode_batch_fast(
+            [text], add_special_tokens=add_special_tokens
+        )
+        return list(encoding.ids)
 
     def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that are no character become U+FFFD."""
