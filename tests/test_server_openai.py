@@ -315,7 +315,16 @@ def test_a_wrong_field_is_a_400_that_names_it(server, fields, param):
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": []}, "tools"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+            "tools",
+        ),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": {}}, "tools"),
+        ({"store": True}, "store"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"modalities": ["text", "audio"]}, "modalities.1"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
@@ -364,6 +373,34 @@ def test_a_field_that_is_null_is_as_good_as_not_there(server, path, names):
     nulls_status, answer, _ = post(server, path, {**body, **dict.fromkeys(names)})
 
     assert (status, nulls_status) == (200, 200)
+    assert answer["choices"] == expected["choices"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        {"tools": [], "tool_choice": "none", "parallel_tool_calls": False},
+        {"modalities": ["text"], "response_format": {"type": "text"}},
+        {"store": False, "service_tier": "auto", "metadata": {"run": "7"}},
+        {"prompt_cache_key": "a", "safety_identifier": "b", "user": "c"},
+        {"logprobs": False, "top_logprobs": 0},
+    ],
+)
+def test_a_field_that_clients_send_and_that_asks_for_nothing_changes_nothing(server, fields):
+    said = {"role": "assistant", "content": "Hello", "refusal": None}
+    asked = {"role": "user", "content": "Hi"}
+    body = {"model": "story", "max_tokens": 3, "temperature": 0}
+
+    _, expected, _ = post(
+        server, "/v1/chat/completions", {**body, "messages": [asked, said, asked]}
+    )
+    said = {**said, "tool_calls": [], "annotations": []}
+    status, answer, _ = post(
+        server, "/v1/chat/completions", {**body, "messages": [asked, said, asked], **fields}
+    )
+
+    assert status == 200
     assert answer["choices"] == expected["choices"]
 
 

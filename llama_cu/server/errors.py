@@ -70,7 +70,7 @@ async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = error.errors()
     # An unknown field says more than what else is wrong because of it.
-    unknown = (entry for entry in errors if entry["type"] == "extra_forbidden")
+    unknown = (entry for entry in errors if _is_unknown(entry))
     first = next(unknown, errors[0])
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON").response()
@@ -80,11 +80,19 @@ async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
             message = f"the Content-Type must be application/json, got {kind or 'none'}"
             return ApiError(400, message).response()
     name = _field(first["loc"])
-    if first["type"] == "extra_forbidden":
+    if _is_unknown(first):
         message = f"unknown or unsupported field: {name}"
     else:
         message = f"{name or 'the body'}: {first['msg']}"
     return ApiError(400, message, param=name).response()
+
+
+def _is_unknown(entry: dict[str, Any]) -> bool:
+    """Whether a field is not understood, or no more of it than an empty list."""
+    return bool(
+        entry["type"] == "extra_forbidden"
+        or (entry["type"] == "too_long" and entry["ctx"]["max_length"] == 0)
+    )
 
 
 def _field(location: tuple[int | str, ...]) -> str | None:

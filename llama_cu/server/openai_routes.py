@@ -249,7 +249,7 @@ async def _grammar(service: Service, form: ResponseFormat | None) -> Grammar | N
 
 
 def _num_top_logprobs(body: ChatBody) -> int | None:
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if not body.logprobs:
         return None

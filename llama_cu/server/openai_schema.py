@@ -112,10 +112,16 @@ class TextPart(Body):
     text: str
 
 
+Nothing = Annotated[list[Any], Field(max_length=0)]
+"""A list that only an empty one is taken for: clients send those where they want nothing of it."""
+
+
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart]
     name: str | None = None
+    tool_calls: Nothing | None = None
+    annotations: Nothing | None = None
 
     def plain(self) -> dict[str, str]:
         """As chat templates take it: role and one text."""
@@ -133,6 +139,16 @@ class ChatBody(SamplingBody):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    # Labels, and wishes that are fulfilled as it is: clients send these, and they change no answer.
+    tools: Nothing | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1)] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    metadata: dict[str, str] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
 
 
 class TokenizeBody(Body):
