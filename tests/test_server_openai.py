@@ -404,6 +404,18 @@ def test_a_field_that_clients_send_and_that_asks_for_nothing_changes_nothing(ser
     assert answer["choices"] == expected["choices"]
 
 
+def test_parts_of_a_message_are_lines_of_it(server):
+    def tokens(content):
+        messages = [{"role": "user", "content": content}]
+        return post(server, "/tokenize", {"messages": messages})[1]["tokens"]
+
+    parts = [{"type": "text", "text": text} for text in ("Is this a story?", "Once upon a time")]
+
+    assert tokens(parts) == tokens("Is this a story?\nOnce upon a time")
+    assert tokens(parts[:1]) == tokens("Is this a story?")
+    assert tokens([]) == tokens("")
+
+
 def test_an_answers_message_can_be_sent_back_as_it_came(client):
     user = {"role": "user", "content": "Hi"}
     first = client.chat.completions.create(model="story", messages=[user], max_tokens=3)

@@ -124,10 +124,13 @@ class ChatMessage(Body):
     annotations: Nothing | None = None
 
     def plain(self) -> dict[str, str]:
-        """As chat templates take it: role and one text."""
+        """As chat templates take it: role and one text, whose parts are on lines of their own.
+
+        So do the servers of vLLM and llama.cpp; without a border two words would become one.
+        """
         content = self.content
         if not isinstance(content, str):
-            content = "".join(part.text for part in content)
+            content = "\n".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
         message = {"role": role, "content": content}
         return message if self.name is None else {**message, "name": self.name}
