@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import queue
 import threading
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the serve extra")
 
 from live_server import LiveServer, get, load_embedded, post, until
+from llama_cu.server.sessions import Session
 
 
 class Listener:
@@ -225,3 +227,17 @@ def test_sessions_are_capped_and_idle_ones_leave():
         time.sleep(0.6)
         assert get(server, "/api/sessions/b")[0] == 400
         third.close()
+
+
+def test_the_stream_of_a_reader_that_falls_behind_ends_and_others_hear_all():
+    session = Session("a")
+    behind, reading = asyncio.Queue(2), asyncio.Queue(10)
+    session.listeners = {behind, reading}
+
+    for piece in "abcd":
+        session.tell(piece)
+
+    assert [reading.get_nowait() for _ in range(4)] == [*"abcd"]
+    assert session.listeners == {reading}
+    heard = [behind.get_nowait() for _ in range(behind.qsize())]
+    assert heard[-1] is None, "its stream waits for ever"

@@ -47,23 +47,28 @@ class Session:
 
     def end_streams(self) -> None:
         for listener in self.listeners:
-            while listener.full():
-                listener.get_nowait()
-            listener.put_nowait(None)
+            _end(listener)
 
     def tell(self, text: str) -> None:
-        """Send a piece to every listener; one that does not read is dropped."""
+        """Send a piece to every listener; the stream of one that is too far behind ends."""
         for listener in list(self.listeners):
             try:
                 listener.put_nowait(text)
             except asyncio.QueueFull:
-                self.listeners.discard(listener)
+                _end(listener)
+                self.leave(listener)
 
     def leave(self, listener: Listener) -> None:
         """A listener is gone. With the last one the answer ends, as far as it came."""
         self.listeners.discard(listener)
         if not self.listeners and self.job is not None:
             self.job.close()
+
+
+def _end(listener: Listener) -> None:
+    while listener.full():
+        listener.get_nowait()
+    listener.put_nowait(None)
 
 
 class Sessions:
