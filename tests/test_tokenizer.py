@@ -15,14 +15,12 @@ from llama_cu.errors import ModelError, RequestError
 from tests.checkpoints import random_checkpoint
 from tests.tokenizers_made_here import KINDS, TEXTS, byte_level, llama_2, write_tokenizer
 
-STORY = Path(__file__).parents[2] / "shared" / "models" / "story"
+STORY = Path(__file__).parents[1] / "models" / "story"
 BOS, EOS, USER = 1, 2, 3
 
 
 @pytest.fixture(params=[*KINDS, "story"])
 def kind(request):
-    if request.param == "story" and not STORY.exists():
-        pytest.skip("the story checkpoint is not here")
     return request.param
 
 
