@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from llama_cu.checkpoint.checkpoint import open_config
 from llama_cu.cli.load import find_model, load_model, model_name
 from llama_cu.cli.terminal import note
 from llama_cu.errors import BackendUnavailable
@@ -33,7 +34,7 @@ def serve(
     # The web framework listens to Ctrl-C also where a shell's background job would ignore it; this
     # makes it end as anywhere.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    find_model(model)  # a wrong name is an error before the server listens
+    open_config(find_model(model))  # a wrong name or config is an error before the server listens
     settings = Settings(model_name=served_model_name or model_name(model), **limits)
 
     def load_here() -> LLM:
