@@ -12,7 +12,10 @@ def check_number(name: str, value: Any, low: float, high: float, *, open_low: bo
     rule = f"must be in {'(' if open_low else '['}{low}, {high}]"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} {rule}, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # beyond all floats, and so beyond the range too
+        number = math.inf
     above = number > low if open_low else number >= low
     if math.isnan(number) or not above or number > high:
         raise ValueError(f"{name} {rule}, got {value!r}")

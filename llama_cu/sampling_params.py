@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,9 +109,12 @@ def _stop_strings(stop: Any) -> tuple[str, ...]:
 
 def _token_ids(token_ids: Any) -> tuple[int, ...]:
     listed = () if token_ids is None else token_ids
-    if isinstance(listed, str | Mapping) or not isinstance(listed, Iterable):
+    try:
+        ids = None if isinstance(listed, str | Mapping) else tuple(listed)
+    except TypeError:  # NumPy's arrays without an axis are Iterable, and are not
+        ids = None
+    if ids is None:
         raise ValueError(f"stop_token_ids must be a list of token ids, got {token_ids!r}")
-    ids = tuple(listed)
     for token_id in ids:
         check_integer("stop_token_ids", token_id, 0)
     return tuple(int(token_id) for token_id in ids)

@@ -182,6 +182,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
             "top_p must be in",
         ),
         (
+            b'{"format": "llama-cu chat 1", "messages": [], "options": {"min_p": 1%s}}'
+            % (b"0" * 400),
+            "min_p must be in",
+        ),
+        (
             b'{"format": "llama-cu chat 1", "options": {}, "messages": [{"role": "user"}]}',
             r"messages\[0\] must have role and content",
         ),

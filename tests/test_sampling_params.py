@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from llama_cu.sampling_params import SamplingParams
@@ -14,6 +15,8 @@ from llama_cu.sampling_params import SamplingParams
         ("temperature", -0.1, r"\[0, 100\]"),
         ("temperature", float("nan"), r"\[0, 100\]"),
         ("temperature", "hot", r"\[0, 100\]"),
+        ("temperature", 10**400, r"\[0, 100\]"),
+        ("presence_penalty", -(10**400), r"\[-100, 100\]"),
         ("top_k", -2, "at least -1"),
         ("top_k", 1.5, "an integer"),
         ("top_p", 0, r"\(0, 1\]"),
@@ -27,12 +30,14 @@ from llama_cu.sampling_params import SamplingParams
         ("logit_bias", [3], "must map"),
         ("logit_bias", 0, "must map"),
         ("logit_bias", {3: math.inf}, "1000000.0"),
+        ("logit_bias", {3: 10**400}, "1000000.0"),
         ("repetition_penalty", 1e-38, "0.01"),
         ("stop", 5, "a list of them"),
         ("stop", {"a": 1}, "a list of them"),
         ("stop", True, "a list of them"),
         ("stop_token_ids", 5, "a list of token ids"),
         ("stop_token_ids", "12", "a list of token ids"),
+        ("stop_token_ids", np.array(5), "a list of token ids"),
         ("max_tokens", 0, "at least 1"),
         ("max_tokens", True, "an integer"),
         ("min_tokens", -1, "at least 0"),
