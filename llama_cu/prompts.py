@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,12 @@ class PromptReader:
 
     def check_ids(self, token_ids: Any) -> list[int]:
         """The ids as a list of Python's integers, each of them in the vocabulary."""
-        if not isinstance(token_ids, Iterable):
-            raise ValueError(f"prompt must be a string or a list of token ids, got {token_ids!r}")
-        ids = list(token_ids)
+        try:
+            ids = list(token_ids)
+        except TypeError as error:  # a plain number, or an array without an axis
+            raise ValueError(
+                f"prompt must be a string or a list of token ids, got {token_ids!r}"
+            ) from error
         if not ids:
             raise ValueError("prompt must hold at least one token, got none")
         for token_id in ids:

@@ -304,6 +304,8 @@ def test_messages_of_another_kind_are_refused(llm, messages):
 def test_logits_and_prompts_that_are_plain_numbers_are_refused(llm):
     with pytest.raises(ValueError, match=r"prompt must be .* got 5"):
         llm.logits(5)
+    with pytest.raises(ValueError, match=r"prompt must be .* got array\(5\)"):
+        llm.generate([np.array(5)])
     with pytest.raises(ValueError, match=r"prompts must be .* got 5"):
         llm.generate(np.array(5))
 
