@@ -269,6 +269,7 @@ def test_without_a_template_messages_are_chatml(tmp_path):
         ("{% for m in messages %}{{ m.role }}{% break %}{% endfor %}", "system"),
         ("{{ enable_thinking }}{{ tools is none }}", "TrueTrue"),
         ("{% generation %}a{{ messages|length }}{% endgeneration %}b", "a2b"),
+        ("{% set x=1 %}{% generation %}{% set x=2 %}{{ x }}{% endgeneration %}{{ x }}", "21"),
         ("{{ strftime_now('%Y')|length }}", "4"),
         ("{% set ns = namespace(n=0) %}{% set ns.n = 3 %}{{ ns.n }}", "3"),
         ("{{ missing }}|{{ missing is defined }}", "|False"),

@@ -97,9 +97,10 @@ class _GenerationTag(Extension):
 
     tags = {"generation"}  # noqa: RUF012 - as the base class declares it
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)  # what is set inside is not seen outside
 
 
 def _tojson(
