@@ -209,6 +209,8 @@ def test_special_tokens_come_from_any_of_the_files(tmp_path):
     assert Tokenizer(folder).bos_token_id is None
     (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<|user|>"}))
     assert Tokenizer(folder).bos_token_id == USER
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": None}))
+    assert Tokenizer(folder).bos_token_id == USER
 
 
 def test_truncation_and_padding_in_the_file_are_switched_off(tmp_path):

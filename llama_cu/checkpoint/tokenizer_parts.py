@@ -39,7 +39,8 @@ def read_tokenizer_parts(folder: Path) -> TokenizerParts:
         library,
         read_json_object(Path(source)).get("decoder"),
         Fields(str(folder / "tokenizer_config.json"), config),
-        _special_tokens(_optional_object(folder / "special_tokens_map.json") | config),
+        _special_tokens(_optional_object(folder / "special_tokens_map.json"))
+        | _special_tokens(config),
         folder / "chat_template.jinja",
     )
 
