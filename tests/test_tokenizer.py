@@ -213,6 +213,13 @@ def test_special_tokens_come_from_any_of_the_files(tmp_path):
     assert Tokenizer(folder).bos_token_id == USER
 
 
+def test_a_token_that_the_config_names_is_special(tmp_path):
+    tokenizer = make(tmp_path, eos_token="<tool call>", unk_token="nothing of this name")
+    ids = tokenizer.encode("a<tool call>b")
+    assert tokenizer.is_special(tokenizer.eos_token_id)
+    assert tokenizer.decode(ids) == "ab" == "".join(stream(tokenizer, ids))
+
+
 def test_truncation_and_padding_in_the_file_are_switched_off(tmp_path):
     library = byte_level()
     library.enable_truncation(2)

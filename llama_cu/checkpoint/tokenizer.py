@@ -41,7 +41,9 @@ class Tokenizer:
         self.eos_token_id = self._special_id("eos_token")
         self._adds_bos = self._config.flag("add_bos_token", False)
         added = self._tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        named = map(self._tokenizer.token_to_id, self.special_tokens.values())
+        marked = (i for i, token in added.items() if token.special)
+        self._special_ids = frozenset((*marked, *named))
         self._added = {token_id: token.content for token_id, token in added.items()}
         self._pieces: dict[int, bytes] = {}
 
