@@ -51,6 +51,8 @@ def test_a_line_as_wide_as_the_terminal_stays_whole():
 def test_wide_characters_count_twice():
     assert display_width("\u6f22\u5b57") == 4
     assert display_width("e\u0301") == 1
+    assert display_width("\u0e01\u0e31\u0e1a") == 2  # Thai: its vowel stands above
+    assert display_width("\u2764\ufe0f\u200d") == 1  # neither is seen: a variant, a joiner
     assert wrapped("\u6f22\u5b57 \u6f22\u5b57", 8) == "\u6f22\u5b57\n\u6f22\u5b57"
 
 

@@ -11,6 +11,8 @@ from typing import TextIO
 
 # A longer run without a space (a URL, a script that has no spaces) is shown as it comes.
 _LONGEST_HELD = 20
+# Categories of characters without columns of their own: marks above others, joiners.
+_NO_COLUMNS = ("Mn", "Me", "Cf")
 
 
 def on_terminal(stream: TextIO | None) -> bool:
@@ -116,6 +118,10 @@ class WordWrap:
 def display_width(text: str) -> int:
     """Terminal columns of the text: 2 for wide characters, 0 for combining ones."""
     return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        0
+        if unicodedata.category(c) in _NO_COLUMNS
+        else 2
+        if unicodedata.east_asian_width(c) in "WF"
+        else 1
         for c in text
     )
