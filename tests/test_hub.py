@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,6 +280,21 @@ class TestStore:
         with pytest.raises(ModelError, match="no such model was pulled"):
             find_model("org/tiny")
         assert list(store.stored_models()) == []
+
+    def test_a_damaged_model_is_listed_with_its_fault_and_hides_no_other(self, stored, cli):
+        index = stored / "model.safetensors.index.json"
+        (stored / "model.safetensors").rename(index)
+        other = store.hub_cache() / "models--org--other"
+        shutil.copytree(stored.parents[1], other)
+        (other / "snapshots" / "c0ffee" / index.name).rename(
+            other / "snapshots" / "c0ffee" / "model.safetensors"
+        )
+        (other / "refs" / "main").write_bytes(b"\xff")
+        rows = {row["name"]: row["error"] for row in json.loads(cli("models", "--json").stdout)}
+        assert rows.keys() == {"story", "chat", "org/tiny", "org/other@c0ffee"}
+        assert f"{index}: " in rows["org/tiny"] and rows["org/other@c0ffee"] is None
+        with pytest.raises(ModelError, match=r"org/other: .* no such model was pulled"):
+            find_model("org/other")
 
     def test_an_unknown_name_says_what_is_here(self, stored):
         with pytest.raises(ModelError, match=r"nonsense: .* here are story, chat, org/tiny; "):

@@ -74,7 +74,7 @@ def stored_models() -> Iterator[StoredModel]:
         repo = folder.name.removeprefix(_PREFIX).replace("--", "/", 1)
         for revision, snapshot in _revisions(folder):
             at = "" if revision == "main" else f"@{revision}"
-            if not missing_files(snapshot):
+            if _is_whole(snapshot):
                 yield StoredModel(aliases.get(repo, repo) + at, snapshot)
             for file in sorted(snapshot.rglob("*.gguf")):
                 yield StoredModel(f"{repo}/{file.relative_to(snapshot).as_posix()}{at}", file)
@@ -89,6 +89,14 @@ def missing_files(snapshot: Path) -> list[str]:
     else:
         needed.append(SINGLE)
     return [name for name in needed if not (snapshot / name).is_file()]
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Whether no file is missing; yes for a damaged index, which whoever loads it is told of."""
+    try:
+        return not missing_files(snapshot)
+    except ModelError:
+        return True
 
 
 def weight_files(index: Path) -> list[str]:
@@ -171,7 +179,7 @@ def _revisions(folder: Path) -> Iterator[tuple[str, Path]]:
     snapshots = {path.name: path for path in sorted((folder / "snapshots").glob("*"))}
     named = set()
     for ref in sorted(path for path in (folder / "refs").rglob("*") if path.is_file()):
-        commit = ref.read_text(encoding="utf-8").strip()
+        commit = ref.read_text(encoding="utf-8", errors="replace").strip()
         if commit in snapshots:
             named.add(commit)
             yield ref.relative_to(folder / "refs").as_posix(), snapshots[commit]
