@@ -342,6 +342,7 @@ def test_what_a_template_refuses_is_an_error_of_the_request(template, words, tmp
         (7, "chat_template must be a string or named templates, got 7"),
         ([{"name": "other", "template": "x"}], "must hold a template named default"),
         ([{"name": "default"}], "must hold objects with name and template"),
+        ([{"name": "default", "template": None}], "must hold objects with name and template"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "chat template: nested too deeply"),
         ("{% for i in [1] %}" * 30 + "{% endfor %}" * 30, "chat template: nested too deeply"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "it calls itself without end"),

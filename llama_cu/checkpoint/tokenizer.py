@@ -247,4 +247,7 @@ def _named_template(config: Fields, templates: list[Any], tools: object) -> str:
     name = "tool_use" if tools is not None and "tool_use" in named else "default"
     if name not in named:
         raise config.refuse("chat_template", "must hold a template named default")
-    return str(named[name])
+    template = named[name]
+    if not isinstance(template, str):
+        raise config.refuse("chat_template", "must hold objects with name and template")
+    return template
