@@ -98,7 +98,7 @@ class LLM:
         self.device_name, self.dtype = ops.device_name, ops.dtype.name
         self.eos_token_ids = checkpoint.eos_token_ids
         self._lock = RLock()
-        self._random = Random(secrets.randbits(64) if seed is None else seed)
+        self._random = Random(secrets.randbits(64) if seed is None else int(seed))
         if not isinstance(ops, NumpyOps):
             self._warm_up()
 

@@ -16,6 +16,7 @@ MAX_SEED = 2**64 - 1
 _GREEDY_BELOW = 1e-5
 # Beyond these a logit could leave float32.
 _LEAST_PENALTY, _MOST_BIAS = 0.01, 1e6
+_WHOLE = ("top_k", "max_tokens", "min_tokens", "seed", "n", "logprobs", "prompt_logprobs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,9 @@ class SamplingParams:
                 check_integer(name, getattr(self, name), 0, MAX_LOGPROBS)
         if not isinstance(self.ignore_eos, bool):
             raise ValueError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+        for name in _WHOLE:  # a small integer of NumPy's would overflow where it is added to
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "stop", _stop_strings(self.stop))
         object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))

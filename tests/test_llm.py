@@ -121,6 +121,16 @@ def test_a_seeded_llm_repeats_itself(folder):
     assert texts[0] == texts[1]
 
 
+def test_seeds_may_be_of_numpy(folder, llm):
+    prompt, other = [[1, 2, 3]], SamplingParams(seed=11, n=2, max_tokens=6)
+    given = SamplingParams(seed=np.int64(11), n=2, max_tokens=6)
+    assert [o.token_ids for o in llm.generate(prompt, given)] == [
+        o.token_ids for o in llm.generate(prompt, other)
+    ]
+    first, second = (LLM(folder, device="cpu", seed=seed) for seed in (7, np.uint8(7)))
+    assert first.generate(prompt)[0].token_ids == second.generate(prompt)[0].token_ids
+
+
 def test_params_default_to_the_models_generation_config(llm):
     params = llm.default_params()
     assert (params.temperature, params.top_k, params.top_p) == (0.7, 20, 1.0)

@@ -61,6 +61,14 @@ def test_min_tokens_above_max_tokens_is_refused():
         SamplingParams(max_tokens=3, min_tokens=4)
 
 
+@pytest.mark.parametrize(
+    "name", ["top_k", "max_tokens", "min_tokens", "seed", "n", "logprobs", "prompt_logprobs"]
+)
+def test_whole_numbers_of_numpy_become_those_of_python(name):
+    value = getattr(SamplingParams(**{name: np.int8(5)}), name)
+    assert value == 5 and type(value) is int
+
+
 def test_values_are_normalised_and_frozen():
     params = SamplingParams(stop="END", stop_token_ids=[3], logit_bias={5: 1})
     assert (params.stop, params.stop_token_ids, params.logit_bias) == (("END",), (3,), {5: 1.0})
