@@ -33,7 +33,7 @@ def allocate_kv_cache(
             (ops.empty_cache(shape, kv_dtype), ops.empty_cache(shape, kv_dtype))
             for _ in range(config.num_hidden_layers)
         )
-    except (MemoryError, OSError) as error:
+    except (MemoryError, OSError, OverflowError) as error:
         raise BackendUnavailable(
             f"{ops.device_name} has no memory for a KV cache of {num_blocks * block_size} tokens: "
             f"take a smaller kv_cache_bytes, or leave it out"

@@ -55,10 +55,10 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "block_size"):
-            check_integer(name, getattr(self, name), 1)
+            self._check_count(name)
         for name in ("max_model_len", "kv_cache_bytes", "max_batch_tokens"):
             if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 1)
+                self._check_count(name)
         if self.speculate not in (None, *KINDS):
             known = " or ".join(map(repr, KINDS))
             raise ValueError(f"speculate must be {known} or None, got {self.speculate!r}")
@@ -68,6 +68,11 @@ class EngineOptions:
             raise ValueError("low_memory holds blocks as they are, quantize='none' expands them")
         share = self.gpu_memory_utilization
         check_number("gpu_memory_utilization", share, 0, 1, open_low=True)
+
+    def _check_count(self, name: str) -> None:
+        check_integer(name, getattr(self, name), 1)
+        # A small integer of NumPy's would overflow where it is multiplied by.
+        object.__setattr__(self, name, int(getattr(self, name)))
 
     def model_len(self, config: ModelConfig) -> int:
         """Tokens that prompt and answer may have together. ValueError beyond the model's own."""

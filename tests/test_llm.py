@@ -277,9 +277,18 @@ def test_a_wrong_argument_of_any_type_is_refused_by_name(folder, name, value, ru
         LLM(**{"model": folder, "device": "cpu", name: value})
 
 
-def test_a_cache_larger_than_any_memory_is_refused_in_words(folder):
+@pytest.mark.parametrize("kv_cache_bytes", [10**17, 10**30])
+def test_a_cache_larger_than_any_memory_is_refused_in_words(folder, kv_cache_bytes):
     with pytest.raises(BackendUnavailable, match="no memory for a KV cache"):
-        LLM(folder, device="cpu", kv_cache_bytes=10**17)
+        LLM(folder, device="cpu", kv_cache_bytes=kv_cache_bytes)
+
+
+def test_options_may_be_small_integers_of_numpy(folder, llm):
+    small = dict.fromkeys(("block_size", "max_batch_tokens", "max_model_len"), np.int8(100))
+    other = LLM(folder, device="cpu", **small)
+    prompt = [list(range(1, 50))]
+    assert other.generate(prompt, GREEDY)[0].token_ids == llm.generate(prompt, GREEDY)[0].token_ids
+    assert all(type(value) is int for value in (other.max_model_len, other.engine.capacity))
 
 
 def test_each_prompt_may_have_params_of_its_own(llm):
