@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -333,6 +334,15 @@ def test_a_quoted_message_has_many_lines_and_is_no_command(cli, on_byte_model, t
     lines = ['"""/help me', "please", '"""', f"/save {file}"]
     chat_lines(cli, on_byte_model, *lines, extra=("--max-tokens", "3"))
     assert json.loads(file.read_text())["messages"][0]["content"] == "/help me\nplease"
+
+
+def test_stats_need_no_turn_where_a_template_does(cli, byte_model, tmp_path):
+    folder = shutil.copytree(byte_model, tmp_path / "model")
+    refusal = "{{ raise_exception('no user') if messages[-1].role == 'system' }}"
+    (folder / "chat_template.jinja").write_text(refusal + "{{ messages[-1].content }}")
+    args = ("--model", str(folder), "--device", "cpu", "--max-tokens", "2", "--system", "Be kind.")
+    code, _, err = cli("chat", *args, stdin="/stats\nhello\n/undo\n/stats\n")
+    assert (code, err.count("context: 0 of 4096 tokens")) == (0, 2), err
 
 
 def test_info_always_answers(cli, monkeypatch, tmp_path):

@@ -189,7 +189,9 @@ class Chat:
 
     def _stats(self, _: str) -> None:
         llm, session = self._llm, self._session
-        used = llm.count_chat_tokens(session.messages()) if session.messages() else 0
+        # Some templates refuse a conversation in which the user has said nothing.
+        told = len(session.turns) > session.num_dropped
+        used = llm.count_chat_tokens(session.messages()) if told else 0
         lines = [
             f"turns: {len(session.turns)} ({session.num_dropped} dropped)",
             f"context: {used} of {llm.context_len} tokens",
