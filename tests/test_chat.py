@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from llama_cu.cli.chat_input import Message, PipeReader, history_file, read_message
+from llama_cu.cli.chat_input import Message, PipeReader, history_file, open_history, read_message
 from llama_cu.cli.chat_session import OPTIONS, ChatSession, Turn
 
 
@@ -229,3 +229,16 @@ def test_the_end_of_input_ends_an_open_message():
 def test_history_lives_in_the_state_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert history_file() == tmp_path / "llama-cu" / "chat_history"
+
+
+def test_a_history_that_cannot_be_read_or_written_is_a_note_each(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    history_file().mkdir(parents=True)
+    history = open_history()
+    assert list(history.load_history_strings()) == []
+    history.append_string("hello")
+    history.append_string("again")
+    assert history.get_strings() == ["hello", "again"]
+    read, written = capsys.readouterr().err.splitlines()
+    assert read.startswith("history cannot be read: ") and "Is a directory" in read
+    assert written.startswith("history is not kept: ")

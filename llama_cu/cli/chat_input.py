@@ -109,6 +109,13 @@ def _history(file: Path) -> History:
     class LateFileHistory(FileHistory):
         writable = True
 
+        def load_history_strings(self) -> Iterable[str]:
+            try:
+                return list(super().load_history_strings())
+            except OSError as error:
+                note(f"history cannot be read: {error}")
+                return []
+
         def store_string(self, string: str) -> None:
             if not self.writable:
                 return

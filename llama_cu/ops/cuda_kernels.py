@@ -27,6 +27,8 @@ KERNEL_DIR = next(
 )
 
 _REMEDY = "pip install 'llama-cu[cuda12]' (or [cuda13])"
+# CuPy makes the folder of its cache while it is imported.
+WRITABLE = "set CUPY_CACHE_DIR to a folder for its cache"
 
 
 def source_path(file: str) -> Path:
@@ -126,6 +128,8 @@ def load_nvrtc() -> Any:
         nvrtc.getVersion()
     except (ImportError, RuntimeError) as error:
         raise BackendUnavailable(f"NVRTC could not be loaded ({error}): {_REMEDY}") from None
+    except OSError as error:
+        raise BackendUnavailable(f"NVRTC could not be loaded ({error}): {WRITABLE}") from None
     return nvrtc
 
 

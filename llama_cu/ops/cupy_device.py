@@ -17,7 +17,12 @@ import numpy as np
 
 from llama_cu.errors import BackendUnavailable
 from llama_cu.ops.cublas import Cublas, load_cublas
-from llama_cu.ops.cuda_kernels import cached_cubin, default_cache_dir, supported_archs
+from llama_cu.ops.cuda_kernels import (
+    WRITABLE,
+    cached_cubin,
+    default_cache_dir,
+    supported_archs,
+)
 from llama_cu.ops.cuda_templates import Specialisation, overlaps
 from llama_cu.ops.device import (
     Event,
@@ -252,10 +257,8 @@ def _import_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise BackendUnavailable(f"CuPy could not be imported ({error}): {_REMEDY}") from None
-    except OSError as error:  # it makes the folder of its cache while it is imported
-        raise BackendUnavailable(
-            f"CuPy could not be imported ({error}): set CUPY_CACHE_DIR to a folder for its cache"
-        ) from None
+    except OSError as error:
+        raise BackendUnavailable(f"CuPy could not be imported ({error}): {WRITABLE}") from None
     version = tuple(int(part) for part in cupy.__version__.split(".")[:2])
     if version < _OLDEST_CUPY:
         raise BackendUnavailable(f"CuPy must be at least 14.2, got {cupy.__version__}: {_REMEDY}")
