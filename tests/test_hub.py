@@ -263,6 +263,11 @@ class TestStore:
         assert find_model("Qwen3-0.6b").name == "c0ffee"
         assert [model.name for model in store.stored_models()] == ["qwen3-0.6b"]
 
+    @pytest.mark.parametrize("name", ["HF_HOME", "HF_HUB_CACHE"])
+    def test_a_cache_in_the_home_of_nobody_holds_no_models(self, home, monkeypatch, name):
+        monkeypatch.setenv(name, "~nobody-here/hf")
+        assert list(store.stored_models()) == []
+
     def test_a_folder_of_that_name_comes_first(self, stored, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "org" / "tiny").mkdir(parents=True)

@@ -30,9 +30,9 @@ def hub_cache() -> Path:
     """Where the hub's library keeps what it downloads."""
     own = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if own:
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))  # as the hub's library has it
     home = os.environ.get("HF_HOME")
-    return (Path(home).expanduser() if home else _cache_home() / "huggingface") / "hub"
+    return (Path(os.path.expanduser(home)) if home else _cache_home() / "huggingface") / "hub"
 
 
 def own_store() -> Path:
