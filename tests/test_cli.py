@@ -100,6 +100,21 @@ def test_device_auto_says_what_it_took(cli, byte_model):
     assert err.startswith("device: cpu, because" if "cpu (NumPy)" in err else "device: cuda")
 
 
+def test_kernels_say_what_to_set_where_cupy_cannot_write_its_cache(program_environment):
+    pytest.importorskip("cupy_backends")
+    kept = {k: v for k, v in program_environment.items() if k != "CUPY_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_cu", "kernels"],
+        capture_output=True,
+        text=True,
+        env={**kept, "HOME": "/dev/null/nobody"},
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "NVRTC could not be loaded" in done.stderr and "set CUPY_CACHE_DIR" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["f16", "float16", "bf16"])
 def test_dtype_has_short_names(cli, on_byte_model, name):
     _, out, _ = cli(
