@@ -54,6 +54,15 @@ def test_the_model_is_listed(client):
         client.models.retrieve("gpt-9")
 
 
+def test_a_name_with_a_slash_is_found_as_the_client_writes_it():
+    with (
+        LiveServer(load_embedded(), model_name="us/story") as live,
+        openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        assert client.models.retrieve("us/story").id == "us/story"
+        assert get(live, "/v1/models/us/story")[1]["id"] == "us/story"
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_completion_is_the_librarys_answer(client, llm, temperature):
     (expected,) = llm.generate(

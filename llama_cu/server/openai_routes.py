@@ -35,7 +35,7 @@ async def models(request: Request) -> Json:
     return {"object": "list", "data": [_model(request.app.state.service)]}
 
 
-@router.get("/models/{model}")
+@router.get("/models/{model:path}")  # a name may be owner/name
 async def model(request: Request, model: str) -> Json:
     service: Service = request.app.state.service
     check_model(service, model)

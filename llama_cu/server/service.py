@@ -139,7 +139,9 @@ class Service:
         wanted = len(prompts) * params.n
         places = self.llm.engine.scheduler.max_num_seqs + self.settings.max_queue
         if wanted > places:
-            raise ApiError(400, f"{wanted} answers are more than the server takes, {places}")
+            param = "n" if params.n > 1 else "prompt"
+            message = f"{param}: {wanted} answers are more than the server takes, {places}"
+            raise ApiError(400, message, param=param)
         if self._num_sequences() + wanted > places:
             raise ApiError(429, "the queue is full", headers=RETRY_AFTER)
         try:
