@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -302,6 +303,9 @@ def test_tokenize_and_detokenize_are_inverse(server, llm):
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 2.5}, "max_tokens"),
         ({"stop": [""]}, "stop"),
+        ({"stop": ["x"] * 65}, "stop"),
+        ({"n": 10_000}, "n"),
+        ({"prompt": ["Once"] * 10_000}, "prompt"),
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"logit_bias": {"999999": 1}}, "logit_bias"),
         ({"logprobs": 1000}, "logprobs"),
@@ -423,6 +427,37 @@ def test_parts_of_a_message_are_lines_of_it(server):
     assert tokens(parts) == tokens("Is this a story?\nOnce upon a time")
     assert tokens(parts[:1]) == tokens("Is this a story?")
     assert tokens([]) == tokens("")
+
+
+def test_one_more_way_to_ask_for_as_many_answers_and_no_suffix_change_nothing(server):
+    _, expected, _ = complete(server, max_tokens=3, temperature=0, n=2)
+    status, answer, _ = complete(server, max_tokens=3, temperature=0, n=2, best_of=2, suffix="")
+
+    assert status == 200, answer
+    assert answer["choices"] == expected["choices"]
+
+
+def test_a_tools_result_comes_with_its_id_and_lists_of_nothing_are_nothing(server):
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?", "tool_calls": [], "annotations": []},
+        {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+    ]
+
+    status, answer, _ = post(
+        server, "/v1/chat/completions", {"model": "story", "messages": messages, "max_tokens": 2}
+    )
+
+    assert status == 200, answer
+
+
+def test_of_a_million_wrong_entries_one_is_named_and_nobody_waits(server):
+    began = time.monotonic()
+
+    status, error = error_of(complete(server, prompt=["a"] * 1_000_000 + [1]))
+
+    assert (status, error["param"]) == (400, "prompt")
+    assert time.monotonic() - began < 8
 
 
 def test_an_answers_message_can_be_sent_back_as_it_came(client):

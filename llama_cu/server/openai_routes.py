@@ -45,6 +45,10 @@ async def model(request: Request, model: str) -> Json:
 @router.post("/completions", response_model=None)
 async def completions(request: Request, body: CompletionBody) -> JSONResponse | EventStream:
     service: Service = request.app.state.service
+    n = 1 if body.n is None else body.n
+    if body.best_of not in (None, n):
+        message = f"best_of must be n, {n}, since all answers are given back, got {body.best_of}"
+        raise ApiError(400, message, param="best_of")
     prompt_only = body.echo and body.max_tokens == 0
     max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     params = _params(

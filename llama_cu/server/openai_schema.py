@@ -9,7 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 
-TokenIds = list[int]
+# Of a million wrong entries one is enough: to name them all takes half a minute.
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+
+_MOST_STOPS = 64  # each is looked for behind every token
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -66,8 +70,8 @@ class SamplingBody(Body):
     top_k: int | None = None
     min_p: float | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | Texts | None = None
+    stop_token_ids: TokenIds | None = None
     min_tokens: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -88,6 +92,8 @@ class SamplingBody(Body):
             )
         }  # fmt: skip
         given["seed"] = None if self.seed is None else self.seed & MAX_SEED
+        if isinstance(self.stop, list) and len(self.stop) > _MOST_STOPS:
+            raise ValueError(f"stop must hold at most {_MOST_STOPS}, got {len(self.stop)}")
         if self.logit_bias is not None:
             given["logit_bias"] = {_token_id(key): bias for key, bias in self.logit_bias.items()}
         given = {name: value for name, value in given.items() if value is not None}
@@ -95,10 +101,12 @@ class SamplingBody(Body):
 
 
 class CompletionBody(SamplingBody):
-    prompt: str | list[str] | TokenIds | list[TokenIds]
+    prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
     logprobs: int | None = None
+    best_of: int | None = None
+    suffix: Literal[""] | None = None
 
     def prompts(self) -> list[str | list[int]]:
         """One entry per prompt: a text or token ids."""
@@ -120,6 +128,7 @@ class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart]
     name: str | None = None
+    tool_call_id: str | None = None
     tool_calls: Nothing | None = None
     annotations: Nothing | None = None
 
@@ -132,11 +141,14 @@ class ChatMessage(Body):
         if not isinstance(content, str):
             content = "\n".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
-        message = {"role": role, "content": content}
-        return message if self.name is None else {**message, "name": self.name}
+        names = {"name": self.name, "tool_call_id": self.tool_call_id}
+        given = {name: value for name, value in names.items() if value is not None}
+        return {"role": role, "content": content, **given}
 
 
 class ChatBody(SamplingBody):
+    """A chat. Of what is not here (tools, storage, audio) the values that do not ask for it."""
+
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
