@@ -62,6 +62,7 @@ def test_a_name_with_a_slash_is_found_as_the_client_writes_it():
     ):
         assert client.models.retrieve("us/story").id == "us/story"
         assert get(live, "/v1/models/us/story")[1]["id"] == "us/story"
+        assert get(live, "/v1/models/")[1] == get(live, "/v1/models")[1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

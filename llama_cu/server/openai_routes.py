@@ -31,6 +31,7 @@ _DEFAULT_MAX_TOKENS = 16  # of a completion, as OpenAI has it
 
 
 @router.get("/models")
+@router.get("/models/", include_in_schema=False)
 async def models(request: Request) -> Json:
     return {"object": "list", "data": [_model(request.app.state.service)]}
 
