@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 
-# Of a million wrong entries one is enough: to name them all takes half a minute.
+# Of a million wrong entries one is enough: to describe them all takes half a minute.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
 
@@ -28,7 +28,12 @@ class Body(BaseModel):
     def _without_nulls(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return {name: value for name, value in given.items() if value is not None}
+        present = {name: value for name, value in given.items() if value is not None}
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        # One unknown field is enough to refuse a body; each would cost time.
+        for name in [name for name in present if name not in known][1:]:
+            del present[name]
+        return present
 
 
 class StreamOptions(Body):
@@ -126,7 +131,7 @@ Nothing = Annotated[list[Any], Field(max_length=0)]
 
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: Nothing | None = None
@@ -149,7 +154,7 @@ class ChatMessage(Body):
 class ChatBody(SamplingBody):
     """A chat. Of what is not here (tools, storage, audio) the values that do not ask for it."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
@@ -169,7 +174,7 @@ class ChatBody(SamplingBody):
 class TokenizeBody(Body):
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = None
     add_special_tokens: bool = True
 
 
