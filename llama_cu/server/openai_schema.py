@@ -133,6 +133,7 @@ class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
+    type: Literal["text"] | None = None
     tool_call_id: str | None = None
     tool_calls: Nothing | None = None
     annotations: Nothing | None = None
