@@ -330,6 +330,13 @@ def test_json_goes_to_stdout_alone(cli, on_byte_model, quick_roofs):
     }
 
 
+def test_an_overlap_that_the_device_does_not_make_is_not_reported(cli, on_byte_model, quick_roofs):
+    code, out, err = cli(*on_byte_model, "--json", "--overlap")
+
+    assert code == 0 and json.loads(out)["overlap"] is False
+    assert "--overlap does nothing here" in err
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

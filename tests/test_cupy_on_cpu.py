@@ -96,11 +96,16 @@ for overlap in (False, True):
     device = CupyDevice(overlap=overlap)
     llm = LLM("models/story", device=device, dtype="bfloat16", kv_cache_bytes=1 << 21)
     told.append(llm.generate(["A little fox"], SamplingParams(max_tokens=8, seed=5))[0].token_ids)
-    assert bool(early) == overlap
+    assert bool(early) == overlap == device.overlaps
 assert told[0] == told[1] and len(early) == 3 * 6 + 1, (told, len(early))
 """,
         arch=90,
     )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_older_device_says_that_it_does_not_overlap() -> None:
+    done = on_cupy("assert not CupyDevice(overlap=True).overlaps")
     assert done.returncode == 0, done.stderr
 
 

@@ -47,9 +47,12 @@ def bench(
             overlap=overlap,
         )
         note(f"device: {device_note}")
+        overlaps = bool(getattr(ops.device, "overlaps", False))
+        if overlap and not overlaps:
+            note("--overlap does nothing here: it needs a GPU of compute capability 9.0 or newer")
         report = run_bench(ops, source, plan, progress=progress, tell=note)
     report["device_note"] = device_note
-    report["overlap"] = overlap
+    report["overlap"] = overlaps
     print(json.dumps(report, indent=1) if as_json else "\n".join(table(report)))
     if plot is not None:
         plot_decode(report, plot)

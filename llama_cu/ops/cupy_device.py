@@ -50,8 +50,8 @@ class CupyDevice:
 
     `on_compile` is called with a kernel's name before it is compiled for the first time. With
     `overlap` those launches of a graph that may begin before the kernel ahead has ended are made
-    so, from compute capability 9.0 on. Raises BackendUnavailable, saying what to install, where
-    there is no device, driver or library.
+    so, from compute capability 9.0 on; `overlaps` says whether. Raises BackendUnavailable, saying
+    what to install, where there is no device, driver or library.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class CupyDevice:
         # What graphs own comes from a pool of their own: nothing else is ever placed there.
         self._graph_pool = self._cupy.cuda.MemoryPool()
         self._capture_stream = self._cupy.cuda.Stream(non_blocking=True)
-        overlaps = overlap and self.arch >= _OLDEST_OVERLAPPING_ARCH
-        self._overlapped = OverlappedLaunches(load_driver()) if overlaps else None
+        self.overlaps = overlap and self.arch >= _OLDEST_OVERLAPPING_ARCH
+        self._overlapped = OverlappedLaunches(load_driver()) if self.overlaps else None
         self._capturing = False
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
