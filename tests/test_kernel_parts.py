@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import shutil
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,25 @@ def test_a_draw_from_nothing_finds_nothing(kernel_dir: Path) -> None:
     args = (logits, device.upload(np.uint64([0, 2**64 - 1])), out, np.int32(100))
     device.kernel("draws", "draw_at")((2,), (64,), args, 0)
     assert device.download(out).tolist() == [-1, -1]
+
+
+def test_stacks_of_threads_leave_no_poisoned_addresses_behind(kernel_dir: Path) -> None:
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "__asan_region_is_poisoned"):
+        pytest.skip("for the pass under AddressSanitizer")
+    first_poisoned = library["__asan_region_is_poisoned"]
+    first_poisoned.argtypes, first_poisoned.restype = (
+        (ctypes.c_void_p, ctypes.c_size_t),
+        ctypes.c_void_p,
+    )
+    device = CpuDevice(kernel_dir=kernel_dir)
+    out = device.empty((2, 96, 4), np.dtype(np.float32))
+    args = (device.upload(np.ones(96, np.float32)), out, np.int32(32))
+    device.kernel("reductions", "reductions", "float")((1,), (96,), args, 0)
+    arena = device._arena
+    assert arena is not None
+    at = (arena.address, arena.num_bytes)
+    assert first_poisoned(*at) is not None
+    del arena, device
+    gc.collect()
+    assert first_poisoned(*at) is None

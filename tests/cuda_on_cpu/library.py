@@ -6,7 +6,7 @@ import ctypes
 import gc
 import mmap
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -75,11 +75,24 @@ class Parameter:
     pointee_bytes: int
 
 
+def asan_function(name: str) -> Callable[[int, int], None] | None:
+    """AddressSanitizer's `__asan_...` of a range (address, bytes); None where it does not run."""
+    try:
+        function = ctypes.CDLL(None)[f"__asan_{name}"]
+    except AttributeError:
+        return None
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t), None
+    return function
+
+
 class Arena:
     """Zeroed pages for the block and the stacks of its threads; touched only where used.
 
     Guards between the stacks make it thousands of mappings, of which a process may have 65,530.
     Where the collector has not come yet by the engines of earlier tests, it is called.
+
+    Threads leave their stacks without unwinding, poisoned as AddressSanitizer found them. Whatever
+    is mapped to these addresses next must not inherit that.
     """
 
     _alive: ClassVar[weakref.WeakSet[Arena]] = weakref.WeakSet()
@@ -90,8 +103,12 @@ class Arena:
             gc.collect()
             Arena._enough = len(self._alive) + _NEW_ARENAS
         self._alive.add(self)
+        self.num_bytes = num_bytes
         self._pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
+        unpoison = asan_function("unpoison_memory_region")
+        if unpoison is not None:
+            weakref.finalize(self, unpoison, self.address, num_bytes)
 
 
 class Library:

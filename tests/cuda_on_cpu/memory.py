@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import sys
 import weakref
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda_on_cpu.library import KernelFault
+from tests.cuda_on_cpu.library import KernelFault, asan_function
 
 ALIGNMENT = 256  # as cudaMalloc gives
 GUARD_BEFORE = 4 * 1024
@@ -36,10 +35,13 @@ class Memory:
         self._num_allocations = 0
         self._sanitize = sanitize
         if sanitize:
-            process = ctypes.CDLL(None)
-            self._poison = process["__asan_poison_memory_region"]
-            self._unpoison = process["__asan_unpoison_memory_region"]
-            self._poison.argtypes = self._unpoison.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+            poison = asan_function("poison_memory_region")
+            unpoison = asan_function("unpoison_memory_region")
+            if poison is None or unpoison is None:
+                raise RuntimeError(
+                    "AddressSanitizer does not run here: tests.cuda_on_cpu.sanitized"
+                )
+            self._poison, self._unpoison = poison, unpoison
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """A C-contiguous array full of POISON between two guards."""

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,5 +53,19 @@ def run_python(args: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True)
 
 
+def main(args: Sequence[str]) -> int:
+    """`python args...` under the sanitizers; their reports last.
+
+    Under pytest-xdist, what a worker writes as it dies is lost: reports go to files.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        variables = environment()
+        variables["ASAN_OPTIONS"] += f":log_path={folder}/report"
+        finished = subprocess.run([sys.executable, *args], env=variables)
+        for report in sorted(Path(folder).iterdir()):
+            print(report.read_text(errors="replace"), file=sys.stderr)
+        return finished.returncode
+
+
 if __name__ == "__main__":
-    sys.exit(subprocess.run([sys.executable, *sys.argv[1:]], env=environment()).returncode)
+    sys.exit(main(sys.argv[1:]))
