@@ -125,30 +125,27 @@ __global__ void __launch_bounds__(kThreads, ROW_TILES == 4 ? 1 : 2)
     }
   }
 
-  if (split > 1) {
+  // All sums by way of shared memory, so that one loop stores any row.
 #pragma unroll
-    for (int n = 0; n < ROW_TILES; ++n)
+  for (int n = 0; n < ROW_TILES; ++n)
 #pragma unroll
-      for (int k = 0; k < 4; ++k) partial[warp][n * 4 + k][lane] = sums[n][k];
-    __syncthreads();  // every warp's part is there
-  }
+    for (int k = 0; k < 4; ++k) partial[warp][n * 4 + k][lane] = sums[n][k];
+  if (split > 1) __syncthreads();  // every warp's part is there
   if (part != 0 || tile >= num_tiles) return;
-#pragma unroll
-  for (int n = 0; n < ROW_TILES; ++n) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-      for (int p = 1; p < split; ++p) sums[n][k] += partial[warp + p][n * 4 + k][lane];
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int m = n * 8 + 2 * t + k;
-      if (m >= num_rows) continue;
-      const int low = row_of_tile(tile, g, false, weight_rows, paired);
-      const int high = row_of_tile(tile, g, true, weight_rows, paired);
-      if (low >= 0)
-        finish(sums[n][k], sums[n][k + 2], m, low, bias, out, logits, out_size, out_stride,
-               epilogue);
-      if (high >= 0 && !paired)
-        finish(sums[n][k + 2], 0.0f, m, high, bias, out, logits, out_size, out_stride, epilogue);
-    }
+  const int low = row_of_tile(tile, g, false, weight_rows, paired);
+  const int high = row_of_tile(tile, g, true, weight_rows, paired);
+  const auto sum_of = [&](int k) {
+    float sum = partial[warp][k][lane];
+    for (int p = 1; p < split; ++p) sum += partial[warp + p][k][lane];
+    return sum;
+  };
+#pragma unroll 1
+  for (int i = 0; i < 2 * ROW_TILES; ++i) {
+    const int m = i / 2 * 8 + 2 * t + i % 2, k = i / 2 * 4 + i % 2;
+    if (m >= num_rows) continue;
+    const float sum = sum_of(k), upper_sum = sum_of(k + 2);
+    if (low >= 0) finish(sum, upper_sum, m, low, bias, out, logits, out_size, out_stride, epilogue);
+    if (high >= 0 && !paired)
+      finish(upper_sum, 0.0f, m, high, bias, out, logits, out_size, out_stride, epilogue);
   }
 }

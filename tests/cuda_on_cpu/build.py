@@ -115,7 +115,7 @@ def compile_flags(*, sanitize: bool, arch: int) -> list[str]:
     flags += _GCC_FLAGS if compiler.is_gcc else _CLANG_FLAGS
     if sanitize:
         return [*flags, *_SANITIZE_FLAGS]
-    return [*flags, "-O2", *(_ALIGNMENT_FLAGS if compiler.is_gcc else _CLANG_PLAIN_FLAGS)]
+    return [*flags, "-O1", *(_ALIGNMENT_FLAGS if compiler.is_gcc else _CLANG_PLAIN_FLAGS)]
 
 
 def link_flags(*, sanitize: bool) -> list[str]:
