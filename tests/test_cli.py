@@ -19,6 +19,7 @@ from llama_cu.cli.chat_input import open_history
 from llama_cu.cli.info import ask
 from llama_cu.cli.main import run
 from llama_cu.kv_cache import kv_bytes_per_token
+from llama_cu.ops.cuda_kernels import default_cache_dir
 
 
 @pytest.fixture
@@ -385,9 +386,18 @@ def test_without_a_home_folder_all_that_needs_none_works(cli, on_byte_model, mon
         "llama-cu: error: models by name need a home folder: set HOME or XDG_CACHE_HOME\n"
     )
     facts = json.loads(cli("info", "--json")[1])
-    assert facts["kernel cache"] == ["compiled kernels need a home folder: set HOME"]
+    needs_one = "compiled kernels need a home folder: set HOME or XDG_CACHE_HOME"
+    assert facts["kernel cache"] == [needs_one]
     assert facts["chat history"] == ["there is no home folder: set HOME or XDG_STATE_HOME"]
     assert open_history() is None
+
+
+def test_compiled_kernels_lie_where_the_user_wants_caches(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "llama-cu" / "kernels"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / ".cache" / "llama-cu" / "kernels"
 
 
 def test_a_broken_probe_is_one_line_of_info():

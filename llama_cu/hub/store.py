@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_cu.errors import HubError, ModelError
+from llama_cu.folders import cache_home
 from llama_cu.hub.names import ALIASES, INDEX, SINGLE, HubName, parse_name
 
 _PREFIX = "models--"
@@ -189,8 +190,7 @@ def _revisions(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _cache_home() -> Path:
-    own = os.environ.get("XDG_CACHE_HOME")
     try:
-        return Path(own).expanduser() if own else Path.home() / ".cache"
+        return cache_home()
     except RuntimeError:
         raise HubError("models by name need a home folder: set HOME or XDG_CACHE_HOME") from None

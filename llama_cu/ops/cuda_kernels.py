@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_cu.errors import BackendUnavailable
+from llama_cu.folders import cache_home
 from llama_cu.ops.cuda_templates import Specialisation
 
 _HERE = Path(__file__).resolve()
@@ -176,9 +177,10 @@ def default_cache_dir() -> Path:
     BackendUnavailable where the user has no home folder.
     """
     try:
-        return Path.home() / ".cache" / "llama-cu" / "kernels"
+        return cache_home() / "llama-cu" / "kernels"
     except RuntimeError:
-        raise BackendUnavailable("compiled kernels need a home folder: set HOME") from None
+        reason = "compiled kernels need a home folder: set HOME or XDG_CACHE_HOME"
+        raise BackendUnavailable(reason) from None
 
 
 def _write(path: Path, data: bytes) -> None:
