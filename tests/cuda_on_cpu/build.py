@@ -46,7 +46,7 @@ _CLANG_FLAGS = ("-Wno-unused-function", "-Wno-unused-variable")
 # library before the first kernel, which needs none of it.
 _CLANG_PLAIN_FLAGS = ("-fno-sanitize=undefined", "-nostdlib++")
 _SANITIZE_FLAGS = (
-    "-O1",
+    "-Og",
     "-g1",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",

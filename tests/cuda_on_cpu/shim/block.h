@@ -222,8 +222,10 @@ inline Thread* take_ready(int warp) {
 }
 
 inline unsigned char* take_stack() {
-  if (block->num_free_stacks) return block->free_stacks[--block->num_free_stacks];
-  unsigned char* stack = block->stacks + size_t(block->num_stacks++) * kStackBytes;
+  unsigned char* const stack = block->num_free_stacks
+                                   ? block->free_stacks[--block->num_free_stacks]
+                                   : block->stacks + size_t(block->num_stacks++) * kStackBytes;
+  // Whoever had it before, in this block or another, has left it without unwinding.
 #ifdef CUDA_ON_CPU_ASAN
   __asan_unpoison_memory_region(stack + block->page_bytes, kStackBytes - block->page_bytes);
 #endif
