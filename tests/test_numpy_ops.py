@@ -50,12 +50,25 @@ def test_a_weight_of_many_short_rows_is_placed_by_columns(shape, turns):
     assert placed.flags.c_contiguous != is_turned
 
 
-def test_avx512_reads_short_rows_as_they_are(monkeypatch):
-    host = np.ones((3072, 576), np.float32)
-    for found, by_columns in ((["X86_V3"], True), (["AVX2", "AVX512_SKX"], False), ([], True)):
-        config = {"SIMD Extensions": {"found": found}}
-        monkeypatch.setattr(np, "show_config", lambda mode, config=config: config)
-        assert Shelf().place(host).flags.f_contiguous == by_columns
+@pytest.mark.parametrize(
+    ("found", "family", "by_columns"),
+    [
+        (["X86_V3"], 25, True),
+        ([], 25, True),
+        (["AVX2", "AVX512_SKX"], 25, True),
+        (["AVX2", "AVX512_SKX"], 26, False),
+        (["X86_V4"], None, False),
+    ],
+)
+def test_the_cpu_decides_how_short_rows_lie(monkeypatch, tmp_path, found, family, by_columns):
+    config = {"SIMD Extensions": {"found": found}}
+    monkeypatch.setattr(np, "show_config", lambda mode: config)
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(numpy_matrix, "_CPU_INFO", info)
+    if family is not None:
+        info.write_text(f"processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: {family}\n\n")
+    placed = Shelf().place(np.ones((3072, 576), np.float32))
+    assert placed.flags.f_contiguous == by_columns
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 5, 8, 15, 16, 31, 64, 65, 130])
