@@ -185,8 +185,10 @@ class Engine:
         hidden, batch = self._forward(slices)
         if any(piece.sequence.lacks_prompt_logprobs for piece in slices):
             self._scorer.record_prompts(hidden, slices)
-        completing = any(piece.completes for piece in slices)
-        return self.model.logits(hidden, batch.logit_rows) if completing else None
+        if not any(piece.completes for piece in slices):
+            return None
+        wants_all = len(batch.logit_rows) == len(hidden)
+        return self.model.logits(hidden, None if wants_all else batch.logit_rows)
 
     def _forward(self, slices: list[Slice]) -> tuple[Array, Batch]:
         batch = build_batch(

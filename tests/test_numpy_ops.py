@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from llama_cu.ops import numpy_matrix
+from llama_cu.ops import numpy_attention, numpy_matrix
 from llama_cu.ops.numpy_matrix import Shelf
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from llama_cu.sampling_params import SamplingParams
@@ -37,6 +37,13 @@ def test_a_query_alone_sees_what_it_sees_in_a_tile(ops, window):
     for query in (0, 1, 62, 63):
         alone = problem.only(0, query, query + 1).result(window)
         assert_close(ops, alone, together[query : query + 1])
+
+
+@pytest.mark.parametrize("lens", [((1, 40),), ((40, 40),)])
+def test_attention_over_numbers_that_are_none_is_none_without_a_warning(lens):
+    problem = Problem(NumpyOps(DTYPES["float32"]), lens, (64, 4, 2))
+    problem.k_cache[...] = np.inf
+    assert np.isnan(problem.result(None)).all()
 
 
 @pytest.mark.parametrize("shape", [(576, 576), (3072, 576), (576, 960), (48, 3000), (4200, 1100)])
@@ -71,10 +78,20 @@ def test_the_cpu_decides_how_short_rows_lie(monkeypatch, tmp_path, found, family
     assert placed.flags.f_contiguous == by_columns
 
 
+@pytest.mark.parametrize("heads", [(64, 6, 2), (32, 8, 1), (80, 4, 4)])
+@pytest.mark.parametrize("avx512", [False, True])
+def test_heads_of_a_kv_head_may_be_one_product(monkeypatch, heads, avx512):
+    monkeypatch.setattr(numpy_attention, "blas_uses_avx512", lambda: avx512)
+    ops = NumpyOps(DTYPES["float32"])
+    problem = Problem(ops, ((1, 1), (1, 40), (1, 700)), heads)
+    for window in (None, 20):
+        assert_close(ops, problem.result(window), problem.want(window))
+
+
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 5, 8, 15, 16, 31, 64, 65, 130])
 @pytest.mark.parametrize("avx512", [False, True])
 def test_a_product_does_not_depend_on_the_order_of_its_factors(monkeypatch, num_rows, avx512):
-    monkeypatch.setattr(numpy_matrix, "_blas_uses_avx512", lambda: avx512)
+    monkeypatch.setattr(numpy_matrix, "blas_uses_avx512", lambda: avx512)
     rng = np.random.default_rng(6)
     x, weight = (rng.standard_normal((rows, 96)).astype(np.float32) for rows in (num_rows, 130))
     out = numpy_matrix.matmul(x, weight)
@@ -88,7 +105,7 @@ def test_openblas_says_which_kernels_it_runs(core):
         pytest.skip("this NumPy brings no OpenBLAS")
     if core == "SkylakeX" and not numpy_matrix._cpu_has_avx512():
         pytest.skip("this CPU has no AVX-512")
-    code = "from llama_cu.ops import numpy_matrix as m; print(m._blas_uses_avx512())"
+    code = "from llama_cu.ops import numpy_matrix as m; print(m.blas_uses_avx512())"
     child = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "OPENBLAS_CORETYPE": core},
@@ -101,7 +118,7 @@ def test_openblas_says_which_kernels_it_runs(core):
 
 def test_a_numpy_without_openblas_has_no_kernels_for_avx512(monkeypatch, tmp_path):
     monkeypatch.setattr(numpy_matrix, "_BLAS_FOLDER", tmp_path / "absent")
-    assert not numpy_matrix._blas_uses_avx512.__wrapped__()
+    assert not numpy_matrix.blas_uses_avx512.__wrapped__()
 
 
 def test_weights_do_not_lie_on_each_other():

@@ -84,7 +84,7 @@ def matmul(x: Array, weight: Array | CompactMatrix) -> Array:
             out[:, rows] = matmul(x, piece)
         return out
     num_rows = x.shape[0]
-    if _MAX_ROWS_BY_VECTOR < num_rows <= _MAX_ROWS_BEHIND_WEIGHT and _blas_uses_avx512():
+    if _MAX_ROWS_BY_VECTOR < num_rows <= _MAX_ROWS_BEHIND_WEIGHT and blas_uses_avx512():
         return _behind_weight(x, weight)
     if num_rows > _MAX_ROWS_BY_VECTOR or num_rows == 1:
         return x.dot(weight.T)
@@ -111,7 +111,7 @@ def take_rows(table: Array | CompactMatrix, rows: Array) -> Array:
 
 
 @cache
-def _blas_uses_avx512() -> bool:
+def blas_uses_avx512() -> bool:
     """Whether NumPy's products run on OpenBLAS's kernels for AVX-512; False where nothing tells."""
     for path in _BLAS_FOLDER.glob("*openblas*"):
         library = ctypes.CDLL(str(path))  # loaded already: this is a second handle
