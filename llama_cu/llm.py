@@ -67,7 +67,7 @@ class LLM:
         speculate: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if not isinstance(model, str | Path):
+        if not isinstance(model, str | Path) or model == "":
             raise ValueError(f"model must be the path of a folder or a file, got {model!r}")
         options = EngineOptions(
             device=device,

@@ -19,8 +19,13 @@ class StopStrings:
     def push(self, piece: str, *, may_end: bool = True) -> str:
         if not self._stops or self.matched is not None:
             return piece if self.matched is None else ""
-        text = self._held + piece
-        found = [(text.find(stop), stop) for stop in self._stops if may_end and stop in text]
+        text, num_held = self._held + piece, len(self._held)
+        found = []
+        for stop in self._stops if may_end else ():
+            # One that was complete in what is held back came while it could not end the text.
+            at = text.find(stop, max(0, num_held + 1 - len(stop)))
+            if at >= 0:
+                found.append((at, stop))
         if found:
             # The one that is complete first, so that it does not matter how the text was cut.
             start, self.matched = min(found, key=lambda match: (match[0] + len(match[1]), match))

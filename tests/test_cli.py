@@ -158,6 +158,16 @@ def test_debug_shows_the_traceback_wherever_it_stands(cli, where):
     assert err.splitlines()[-1].startswith("llama-cu: error: ")
 
 
+@pytest.mark.parametrize("command", [("story",), ("generate", "--prompt", "a"), ("bench",)])
+def test_a_model_without_a_name_is_refused(cli, command):
+    code, out, err = cli(*command, "--model", "")
+    assert (code, out) == (1, "")
+    expected = "expected a folder, a .gguf file, or a name"
+    assert err == f"llama-cu: error: the model's name is empty: {expected}\n"
+    with pytest.raises(ValueError, match="model must be the path of a folder or a file, got ''"):
+        LLM("")
+
+
 def test_wrong_device_and_dtype_are_named(cli, byte_model):
     code, _, err = cli("story", "--model", str(byte_model), "--device", "tpu")
     assert code == 2 and "device must be one of auto, cpu, cuda, got 'tpu'" in err

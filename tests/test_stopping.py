@@ -48,3 +48,14 @@ def test_a_stop_string_that_may_not_end_the_text_yet_is_text_but_what_it_began_m
     assert checker.push("an END, E", may_end=False) == "an END, "
     assert checker.push("N", may_end=False) == ""
     assert checker.push("D.") == "" and checker.matched == "END"
+
+
+def test_a_stop_string_within_what_another_began_stays_text():
+    checker = StopStrings(("b", "abcd"))
+    assert checker.push("abc", may_end=False) == ""
+    assert checker.push("e") == "abce" and checker.matched is None
+    assert checker.push("ab") == "a" and checker.matched == "b"
+
+    checker = StopStrings(("b", "abcd"))
+    assert checker.push("abc", may_end=False) == ""
+    assert checker.push("d") == "" and checker.matched == "abcd"

@@ -65,8 +65,9 @@ def find_source(model: str | None, random: str | None) -> Source:
         if model is not None:
             raise ValueError("give either --model or --random")
         return Source(random, random_config(random), None)
-    path = find_model(model or "story")
-    return Source(model_name(model or "story"), open_config(path), path)
+    name = "story" if model is None else model
+    path = find_model(name)
+    return Source(model_name(name), open_config(path), path)
 
 
 def sizes(option: str, text: str) -> tuple[int, ...]:

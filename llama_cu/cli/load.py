@@ -28,6 +28,8 @@ def find_model(model: str) -> Path:
 
     ModelError for a name of nothing that is here says what is.
     """
+    if not model:
+        raise ModelError("the model's name is empty: expected a folder, a .gguf file, or a name")
     path = user_path(model)
     if model in EMBEDDED and not path.is_dir():
         return _embedded(model)
