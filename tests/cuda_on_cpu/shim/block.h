@@ -13,11 +13,7 @@ namespace cuda_on_cpu {
 constexpr int kWarpSize = 32;
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarpSize;
-#ifdef CUDA_ON_CPU_ASAN
-constexpr size_t kStackBytes = 256 * 1024;
-#else
 constexpr size_t kStackBytes = 128 * 1024;
-#endif
 
 struct Place {
   const char* primitive;
