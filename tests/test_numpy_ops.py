@@ -90,11 +90,14 @@ def test_heads_of_a_kv_head_may_be_one_product(monkeypatch, heads, avx512):
 
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 5, 8, 15, 16, 31, 64, 65, 130])
 @pytest.mark.parametrize("avx512", [False, True])
-def test_a_product_does_not_depend_on_the_order_of_its_factors(monkeypatch, num_rows, avx512):
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_product_does_not_depend_on_the_order_of_its_factors(
+    monkeypatch, num_rows, avx512, order
+):
     monkeypatch.setattr(numpy_matrix, "blas_uses_avx512", lambda: avx512)
     rng = np.random.default_rng(6)
     x, weight = (rng.standard_normal((rows, 96)).astype(np.float32) for rows in (num_rows, 130))
-    out = numpy_matrix.matmul(x, weight)
+    out = numpy_matrix.matmul(x, np.asarray(weight, order=order))
     assert out.shape == (num_rows, 130) and out.flags.c_contiguous
     np.testing.assert_allclose(out, x.astype(np.float64) @ weight.T, rtol=1e-4, atol=1e-5)
 
