@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from llama_cu.ops.cuda_kernels import KERNEL_DIR
 from tests.cuda_on_cpu import CpuDevice, NoCompiler
 from tests.cuda_on_cpu.build import find_compiler
+from tests.cuda_on_cpu.library import asan_function
 
 CHECKS = Path(__file__).parent / "cuda_on_cpu" / "checks"
 ORDERS: list[str | int] = ["forward", "reversed", 3]
@@ -85,14 +85,9 @@ def test_a_draw_from_nothing_finds_nothing(kernel_dir: Path) -> None:
 
 
 def test_stacks_of_threads_leave_no_poisoned_addresses_behind(kernel_dir: Path) -> None:
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "__asan_region_is_poisoned"):
+    first_poisoned = asan_function("region_is_poisoned")
+    if first_poisoned is None:
         pytest.skip("for the pass under AddressSanitizer")
-    first_poisoned = library["__asan_region_is_poisoned"]
-    first_poisoned.argtypes, first_poisoned.restype = (
-        (ctypes.c_void_p, ctypes.c_size_t),
-        ctypes.c_void_p,
-    )
     device = CpuDevice(kernel_dir=kernel_dir)
     out = device.empty((2, 96, 4), np.dtype(np.float32))
     args = (device.upload(np.ones(96, np.float32)), out, np.int32(32))

@@ -21,8 +21,8 @@ from llama_cu.ops.cuda_templates import ARCHS, HEAD_DIMS, TEMPLATES, Specialisat
 from tests.cuda_on_cpu.arguments import UNBOUNDED_THREADS, launch_bound
 
 FILES = sorted({template.file for template in TEMPLATES})
-# Everything on one architecture; the head sizes of nearly every checkpoint on those that differ
-# most; on the others the larger of these, and the ends of the other arguments.
+# Everything on one architecture. On all of them the head sizes of nearly every checkpoint, and on
+# those that differ most every combination of the other arguments too.
 COMMON_HEAD_DIMS = (64, 128)
 THOROUGH_ARCH = 90
 ALL_ARGUMENTS = (75, 80, 90)
@@ -50,11 +50,8 @@ def test_a_cubin_is_a_whole_elf_file() -> None:
 def programs(arch: int) -> dict[str, tuple[str, list[str]]]:
     """What is compiled together for one architecture: a file's kernels of one head size."""
     together: dict[str, tuple[str, list[str]]] = {}
-    whole = arch in ALL_ARGUMENTS
-    head_dims = COMMON_HEAD_DIMS if whole else COMMON_HEAD_DIMS[-1:]
-    if arch == THOROUGH_ARCH:
-        head_dims = HEAD_DIMS
-    for s in specialisations(arch, head_dims=head_dims, ends_only=not whole):
+    head_dims = HEAD_DIMS if arch == THOROUGH_ARCH else COMMON_HEAD_DIMS
+    for s in specialisations(arch, head_dims=head_dims, ends_only=arch not in ALL_ARGUMENTS):
         name = s.file if s.head_dim is None else f"{s.file}-{s.head_dim}"
         together.setdefault(name, (s.file, []))[1].append(s.expression)
     return together

@@ -48,7 +48,7 @@ def test_steps_that_run_ahead_of_the_host_serve_the_same_answers(enforce_eager):
     except NoCompiler as reason:
         pytest.skip(str(reason))
     rng = random.Random(6)
-    requests = [draw_request(rng, max_tokens=12, leaving=LEAVING) for _ in range(16)]
+    requests = [draw_request(rng, max_tokens=12, leaving=LEAVING) for _ in range(24)]
     on_device = {"device": CpuDevice(lazy=True), "dtype": "float32", "max_num_seqs": 6}
     with LiveServer(load_embedded(**on_device, enforce_eager=enforce_eager)) as server:
         ahead = server.service.engine.llm.engine._loop is not None

@@ -20,28 +20,14 @@ _MAX_TILE_QUERIES = 64
 _MAX_TILE_SCORES = 1 << 22
 
 
+# BLAS computes more than it was asked for, from what its buffers held before. That never reaches a
+# result, but it can look like an invalid operation to NumPy, which warns.
+@np.errstate(invalid="ignore")
 def attention(
     q: Array, k_cache: Array, v_cache: Array, batch: Batch, *, scale: float, window: int | None
 ) -> Array:
     """`Ops.attention` in the shape of q, not rounded."""
     out = np.empty(q.shape, np.float32)
-    # BLAS computes more than it was asked for, from what its buffers held before. That never
-    # reaches a result, but it can look like an invalid operation to NumPy, which warns.
-    with np.errstate(invalid="ignore"):
-        _attend_all(q, k_cache, v_cache, batch, scale, window, out=out)
-    return out
-
-
-def _attend_all(
-    q: Array,
-    k_cache: Array,
-    v_cache: Array,
-    batch: Batch,
-    scale: float,
-    window: int | None,
-    *,
-    out: Array,
-) -> None:
     start = 0
     for i, query_len in enumerate(batch.query_lens):
         blocks = batch.block_slices[i] or list(batch.host_block_tables[i])
@@ -54,6 +40,7 @@ def _attend_all(
             rows = slice(start, start + query_len)
             _attend(q[rows], k, v, scale, window, out=out[rows])
         start += query_len
+    return out
 
 
 def _rows(cache: Array | Int8Cache, blocks: slice | list[int]) -> Array:

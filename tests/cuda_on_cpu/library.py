@@ -75,13 +75,13 @@ class Parameter:
     pointee_bytes: int
 
 
-def asan_function(name: str) -> Callable[[int, int], None] | None:
+def asan_function(name: str) -> Callable[[int, int], int | None] | None:
     """AddressSanitizer's `__asan_...` of a range (address, bytes); None where it does not run."""
     try:
         function = ctypes.CDLL(None)[f"__asan_{name}"]
     except AttributeError:
         return None
-    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t), None
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t), ctypes.c_void_p
     return function
 
 
