@@ -97,18 +97,17 @@ def test_prefill_over_many_tiles_of_queries_and_keys(device_ops, window):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "head_dim", "options", "on_tensor_cores"),
+    ("dtype", "head_dim", "arch", "on_tensor_cores"),
     [
-        ("bfloat16", 128, {"arch": 80}, True),
-        ("float16", 256, {"arch": 90}, True),
-        ("float16", 64, {"arch": 75}, False),
-        ("float32", 64, {"arch": 90}, False),
-        ("float16", 72, {"arch": 90}, False),
-        ("float16", 128, {"arch": 80, "max_shared_bytes": 64 << 10}, False),
+        ("bfloat16", 128, 80, True),
+        ("float16", 256, 90, True),
+        ("float16", 64, 75, False),
+        ("float32", 64, 90, False),
+        ("float16", 72, 90, False),
     ],
 )
-def test_prefill_is_on_tensor_cores_where_there_are_some(dtype, head_dim, options, on_tensor_cores):
-    ops = make_cpu_ops(dtype, **options)
+def test_prefill_is_on_tensor_cores_where_there_are_some(dtype, head_dim, arch, on_tensor_cores):
+    ops = make_cpu_ops(dtype, arch=arch)
     problem = Problem(ops, ((3, 5),), (head_dim, 2, 1))
     assert_close(ops, problem.result(), problem.want())
     name = "attention_prefill_mma" if on_tensor_cores else "attention_prefill"

@@ -305,6 +305,15 @@ def test_the_device_remembers_what_was_asked_for() -> None:
 def test_a_kernel_that_no_test_compiles_for_a_gpu_is_refused() -> None:
     with pytest.raises(LaunchError, match=r"swiglu<double, 3> is in no row of cuda_templates"):
         CpuDevice(sanitize=False).kernel("swiglu", "swiglu", "double", 3)
+    old, new = CpuDevice(sanitize=False, arch=75), CpuDevice(sanitize=False, arch=90)
+    on_tensor_cores = ("attention_decode_mma", "attention_decode_mma", "__half", 64, 0)
+    with pytest.raises(LaunchError, match=r"attention_decode_mma<.*> is in no row of .* for sm_75"):
+        old.kernel(*on_tensor_cores)
+    assert new.kernel(*on_tensor_cores)
+    without = ("attention_decode", "attention_decode", "__half", 64, 1, 0)
+    with pytest.raises(LaunchError, match=r"attention_decode<.*> is in no row of .* for sm_90"):
+        new.kernel(*without)
+    assert old.kernel(*without)
 
 
 @pytest.mark.parametrize("static_bytes", [0, 256])

@@ -21,10 +21,12 @@ from llama_cu.ops.cuda_templates import ARCHS, HEAD_DIMS, TEMPLATES, Specialisat
 from tests.cuda_on_cpu.arguments import UNBOUNDED_THREADS, launch_bound
 
 FILES = sorted({template.file for template in TEMPLATES})
-# Everything on one architecture. On all of them the head sizes of nearly every checkpoint, and on
-# those that differ most every combination of the other arguments too.
+# Everything on one architecture, and all head sizes where attention has no tensor cores too. On all
+# of them the head sizes of nearly every checkpoint, and on those that differ most every combination
+# of the other arguments too.
 COMMON_HEAD_DIMS = (64, 128)
-THOROUGH_ARCH = 90
+OTHER_HEAD_DIMS = tuple(head_dim for head_dim in HEAD_DIMS if head_dim not in COMMON_HEAD_DIMS)
+THOROUGH_ARCH, OLD_ARCH = 90, 75
 ALL_ARGUMENTS = (75, 80, 90)
 
 EIATTR_FRAME_SIZE, EIATTR_REGCOUNT, EIFMT_SVAL = 0x11, 0x2F, 0x04
@@ -51,7 +53,11 @@ def programs(arch: int) -> dict[str, tuple[str, list[str]]]:
     """What is compiled together for one architecture: a file's kernels of one head size."""
     together: dict[str, tuple[str, list[str]]] = {}
     head_dims = HEAD_DIMS if arch == THOROUGH_ARCH else COMMON_HEAD_DIMS
-    for s in specialisations(arch, head_dims=head_dims, ends_only=arch not in ALL_ARGUMENTS):
+    wanted = specialisations(arch, head_dims=head_dims, ends_only=arch not in ALL_ARGUMENTS)
+    if arch == OLD_ARCH:
+        others = specialisations(arch, head_dims=OTHER_HEAD_DIMS, ends_only=True)
+        wanted += [s for s in others if s.head_dim is not None]
+    for s in wanted:
         name = s.file if s.head_dim is None else f"{s.file}-{s.head_dim}"
         together.setdefault(name, (s.file, []))[1].append(s.expression)
     return together

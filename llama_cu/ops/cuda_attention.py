@@ -18,7 +18,7 @@ from llama_cu.ops.cuda_launch import (
     token_stride,
     whole_warps,
 )
-from llama_cu.ops.cuda_templates import C_TYPES
+from llama_cu.ops.cuda_templates import C_TYPES, DECODE_MMA, PREFILL_MMA
 
 if TYPE_CHECKING:
     from llama_cu.ops.cuda_ops import CudaOps
@@ -32,9 +32,6 @@ _TILE_ROWS = 32
 _MMA_WIDE = (128, 64)  # rows and keys of a tile, up to this head size
 _MMA_WIDE_HEAD_DIM = 128
 _MMA_NARROW = (64, 32)
-_MMA_MIN_ARCH = 80
-_MMA_STATIC_BYTES = 2560
-_MMA_DECODE_HEAD_DIM = 128
 _MMA_DECODE_THREADS = 256
 _PARTITION = 256
 _NUM_THREADS = 128
@@ -130,15 +127,12 @@ def mma_shared_bytes(head_dim: int) -> int:
 
 def uses_mma(ops: CudaOps, head_dim: int) -> bool:
     """Whether prefill attends on tensor cores: by element type, head size and device."""
-    device = ops.device
-    fits = mma_shared_bytes(head_dim) + _MMA_STATIC_BYTES <= device.max_shared_bytes
-    return device.arch >= _MMA_MIN_ARCH and ops.dtype.itemsize == 2 and head_dim % 16 == 0 and fits
+    return PREFILL_MMA.serves(ops.device.arch, C_TYPES[ops.dtype.name], head_dim)
 
 
 def decodes_by_mma(ops: CudaOps, head_dim: int) -> bool:
     """Whether decode attends on tensor cores: by element type, head size and device."""
-    fits = head_dim % 32 == 0 and head_dim <= _MMA_DECODE_HEAD_DIM
-    return fits and ops.device.arch >= _MMA_MIN_ARCH and ops.dtype.itemsize == 2
+    return DECODE_MMA.serves(ops.device.arch, C_TYPES[ops.dtype.name], head_dim)
 
 
 def _decoded_together(num_seqs: int, sums_per_seq: int) -> Iterator[range]:

@@ -31,7 +31,8 @@ class Template:
 
     An entry of `choices` is "T" (every element type), "HEAD_DIM" (every head size), a tuple of
     alternatives, or the one argument itself. Older architectures than `min_arch` lack the kernel;
-    it takes head sizes that are multiples of `head_dim_step` up to `max_head_dim`.
+    it takes head sizes that are multiples of `head_dim_step` up to `max_head_dim`. What `instead`,
+    another row, can do is not asked of this one.
     """
 
     file: str
@@ -41,6 +42,7 @@ class Template:
     head_dim_step: int = 8
     max_head_dim: int = HEAD_DIMS[-1]
     overlaps: bool = False  # it may begin before the kernel ahead of it has ended: ptx.cuh
+    instead: Template | None = None
 
     def specialisations(
         self, head_dims: Sequence[int] = HEAD_DIMS, *, ends_only: bool = False
@@ -55,9 +57,13 @@ class Template:
                 for values, are_numbers in zip(alternatives, numbers, strict=True)
             ]
         for args in itertools.product(*alternatives):
-            where = self.choices.index("HEAD_DIM") if "HEAD_DIM" in self.choices else None
-            head_dim = None if where is None else int(args[where])
-            yield Specialisation(self.file, self.name, args, head_dim)
+            yield Specialisation(self.file, self.name, args, self.head_dim(args))
+
+    def head_dim(self, template_args: Sequence[str | int]) -> int | None:
+        """The head size among a kernel's arguments, where it is one."""
+        if "HEAD_DIM" not in self.choices:
+            return None
+        return int(template_args[self.choices.index("HEAD_DIM")])
 
     def covers(self, template_args: Sequence[str | int]) -> bool:
         """Whether these are arguments of this row; any head size stands for all."""
@@ -67,7 +73,20 @@ class Template:
             for choice, arg in pairs
         )
 
-    def _takes(self, head_dim: str | int) -> bool:
+    def serves(self, arch: int, c_type: str | int, head_dim: int | None) -> bool:
+        """Whether sm_`arch` has this attention kernel for heads of this type and size."""
+        is_type = c_type in _alternatives(self.choices[0], ())
+        return arch >= self.min_arch and is_type and self._takes(head_dim)
+
+    def is_asked_of(self, arch: int, template_args: Sequence[str | int]) -> bool:
+        """Whether the CUDA backend may ask sm_`arch` for the row's kernel of these arguments."""
+        if self.instead and self.instead.serves(
+            arch, template_args[0], self.head_dim(template_args)
+        ):
+            return False
+        return arch >= self.min_arch
+
+    def _takes(self, head_dim: str | int | None) -> bool:
         """Whether it is a head size of this kernel."""
         if not isinstance(head_dim, int):
             return False
@@ -94,6 +113,24 @@ _BLOCK_TYPES = (2, 3, 6, 7, 8, 12, 13, 14)  # of gguf.cu
 _INT8 = (0, 1)  # whether the KV cache is in 8 bits
 _HALVES = (C_TYPES["float16"], C_TYPES["bfloat16"])
 
+# Attention on tensor cores.
+PREFILL_MMA = Template(
+    "attention_prefill_mma",
+    "attention_prefill_mma",
+    (_HALVES, "HEAD_DIM", _INT8),
+    min_arch=80,
+    head_dim_step=16,
+)
+DECODE_MMA = Template(
+    "attention_decode_mma",
+    "attention_decode_mma",
+    (_HALVES, "HEAD_DIM", _INT8),
+    min_arch=80,
+    head_dim_step=32,
+    max_head_dim=128,
+    overlaps=True,
+)
+
 # One row a kernel. A test compares it with what the suite asks a device for.
 TEMPLATES: tuple[Template, ...] = (
     Template("convert", "convert", ("T", "T", (1, 8))),
@@ -118,28 +155,20 @@ TEMPLATES: tuple[Template, ...] = (
     Template("kv_cache", "store_kv_int8", ("T", _LANES)),
     Template("kv_cache", "gather_int8", ("T", _LANES)),
     Template("rotate_and_store", "rotate_and_store", ("T", _LANES, (0, 1), _INT8), overlaps=True),
-    Template("attention_prefill", "attention_prefill", ("T", "HEAD_DIM", _INT8)),
+    PREFILL_MMA,
     Template(
-        "attention_prefill_mma",
-        "attention_prefill_mma",
-        (_HALVES, "HEAD_DIM", _INT8),
-        min_arch=80,
-        head_dim_step=16,
+        "attention_prefill",
+        "attention_prefill",
+        ("T", "HEAD_DIM", _INT8),
+        instead=PREFILL_MMA,
     ),
+    DECODE_MMA,
     Template(
         "attention_decode",
         "attention_decode",
         ("T", "HEAD_DIM", (1, 2, 4, 8), _INT8),
         overlaps=True,
-    ),
-    Template(
-        "attention_decode_mma",
-        "attention_decode_mma",
-        (_HALVES, "HEAD_DIM", _INT8),
-        min_arch=80,
-        head_dim_step=32,
-        max_head_dim=128,
-        overlaps=True,
+        instead=DECODE_MMA,
     ),
     Template("attention_decode", "attention_merge", ("T",), overlaps=True),
     Template("softmax", "softmax", ("T",)),
@@ -164,8 +193,8 @@ def specialisations(
     arch: int, *, head_dims: Sequence[int] = HEAD_DIMS, ends_only: bool = False
 ) -> list[Specialisation]:
     """Everything that the CUDA backend may ask a device of sm_`arch` for."""
-    own = [template for template in TEMPLATES if template.min_arch <= arch]
-    return [s for template in own for s in template.specialisations(head_dims, ends_only=ends_only)]
+    own = [(t, s) for t in TEMPLATES for s in t.specialisations(head_dims, ends_only=ends_only)]
+    return [s for template, s in own if template.is_asked_of(arch, s.template_args)]
 
 
 def overlaps(name: str) -> bool:

@@ -154,7 +154,7 @@ class CpuDevice:
         self._queue.add_launch(work, (a, b, out))
 
     def _load(self, wanted: Specialisation) -> Kernel:
-        together = bundle(wanted, self._kernel_dir)
+        together = bundle(wanted, self._kernel_dir, arch=self.arch)
         source = self._kernel_dir / f"{wanted.file}.cu"
         path = build(source, together, sanitize=self._sanitize, arch=self.arch)
         if path not in self._libraries:

@@ -95,7 +95,7 @@ class Driver:
         if wanted.name.encode() not in name:
             raise CudaError(NOT_FOUND)
         source = KERNEL_DIR / f"{wanted.file}.cu"
-        together = bundle(wanted, KERNEL_DIR)
+        together = bundle(wanted, KERNEL_DIR, arch=ARCH)
         path = build(source, together, arch=ARCH)
         if path not in self._libraries:
             self._libraries[path] = Library(path)
