@@ -2,8 +2,8 @@
 
     python export.py CHECKPOINT.pt [MORE.pt ...] --tokenizer tokenizer.json --out models/story
 
-Several checkpoints of one run are averaged. A file is written beside its place and then renamed,
-so whoever reads the folder never sees half a file.
+Several checkpoints are averaged, by equal parts or by those of `--parts`. A file is written beside
+its place and then renamed, so whoever reads the folder never sees half a file.
 """
 
 import argparse
@@ -32,10 +32,14 @@ SAMPLING = {
 MARKS = {"story": (STORY, END), "chat": (IM_START, IM_END)}
 
 
-def average(paths: list[Path]) -> Llama:
+def average(paths: list[Path], parts: list[float]) -> Llama:
     models = [load_checkpoint(path) for path in paths]
     states = [model.state_dict() for model in models]
-    mean = {name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]}
+    shares = [part / sum(parts) for part in parts]
+    mean = {
+        name: sum(share * state[name] for share, state in zip(shares, states, strict=True))
+        for name in states[0]
+    }
     models[0].load_state_dict(mean)
     return models[0]
 
@@ -104,14 +108,18 @@ def write_json(path: Path, content: dict[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--parts", type=float, nargs="+", help="of the mean, one a checkpoint")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kind", choices=("story", "chat"), required=True)
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float16")
     parser.add_argument("--context", type=int, default=512, help="max_position_embeddings")
     args = parser.parse_args()
+    parts = args.parts or [1.0] * len(args.checkpoints)
+    if len(parts) != len(args.checkpoints):
+        parser.error(f"--parts must be {len(args.checkpoints)}, one a checkpoint, got {len(parts)}")
 
-    model = average(args.checkpoints)
+    model = average(args.checkpoints, parts)
     config = replace(model.config, max_position_embeddings=args.context)
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     start, end = MARKS[args.kind]
