@@ -19,7 +19,7 @@ from llama_cu import __version__
 from llama_cu.checkpoint.tokenizer import Tokenizer
 from llama_cu.errors import LlamaCuError
 from llama_cu.llm import LLM
-from llama_cu.server import openai_routes, session_routes
+from llama_cu.server import openai_routes, responses_routes, session_routes
 from llama_cu.server.engine_thread import READY
 from llama_cu.server.errors import (
     ApiError,
@@ -65,6 +65,7 @@ def create_app(settings: Settings, load: Callable[[], LLM]) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(openai_routes.router)
+    app.include_router(responses_routes.router)
     app.include_router(session_routes.router)
     _add_plain_routes(app)
     app.add_exception_handler(ApiError, on_api_error)

@@ -14,9 +14,9 @@ from llama_cu.server.settings import Settings
 _LAST_WORDS_S = 2.0
 
 
-def event(text: str) -> ServerSentEvent:
+def event(text: str, name: str | None = None) -> ServerSentEvent:
     """One event; a text of several lines is one event too."""
-    return ServerSentEvent(text, sep="\n")
+    return ServerSentEvent(text, event=name, sep="\n")
 
 
 def _ping() -> ServerSentEvent:

@@ -18,7 +18,7 @@ from llama_cu.server.constraint import Grammar
 from llama_cu.server.errors import ApiError, bad_request
 from llama_cu.server.events import EventStream, event
 from llama_cu.server.openai_answers import Cursor, Delta, Json
-from llama_cu.server.openai_schema import ChatBody, CompletionBody, ResponseFormat, SamplingBody
+from llama_cu.server.openai_schema import ChatBody, ChoicesBody, CompletionBody, SamplingBody
 from llama_cu.server.service import Job, Service
 
 Choice = Callable[[int, Delta], Json]
@@ -26,7 +26,7 @@ Choice = Callable[[int, Delta], Json]
 
 router = APIRouter(prefix="/v1")
 
-_MOST_TOP_LOGPROBS = 20
+MOST_TOP_LOGPROBS = 20
 _DEFAULT_MAX_TOKENS = 16  # of a completion, as OpenAI has it
 
 
@@ -55,13 +55,14 @@ async def completions(request: Request, body: CompletionBody) -> JSONResponse | 
     params = _params(
         service,
         body,
+        n=n,
         max_tokens=1 if prompt_only else max_tokens,
         logprobs=body.logprobs,
         prompt_logprobs=body.logprobs if body.echo else None,
     )
     prompts = await service.encode(body.prompts(), "prompt")
     echoed = await _echoes(service, body, prompts)
-    grammar = await _grammar(service, body.response_format)
+    grammar = await _grammar(service, body)
     job = service.open(request, "/v1/completions", prompts, params, grammar)
     reply = Reply(
         job, "cmpl", "text_completion", service.settings.model_name, prompt_only=prompt_only
@@ -99,9 +100,10 @@ async def chat_completions(request: Request, body: ChatBody) -> JSONResponse | E
     num_top = _num_top_logprobs(body)
     limits = (body.max_completion_tokens, body.max_tokens)
     max_tokens = next((limit for limit in limits if limit is not None), None)
-    params = _params(service, body, max_tokens=max_tokens, logprobs=num_top)
+    n = 1 if body.n is None else body.n
+    params = _params(service, body, n=n, max_tokens=max_tokens, logprobs=num_top)
     ids = await service.encode_chat([message.plain() for message in body.messages])
-    grammar = await _grammar(service, body.response_format)
+    grammar = await _grammar(service, body)
     job = service.open(request, "/v1/chat/completions", [ids], params, grammar)
     name = "chat.completion.chunk" if body.stream else "chat.completion"
     reply = Reply(job, "chatcmpl", name, service.settings.model_name)
@@ -159,7 +161,7 @@ class Reply:
 
 
 async def _respond(
-    request: Request, body: SamplingBody, reply: Reply, chunk: Choice, whole: Choice
+    request: Request, body: ChoicesBody, reply: Reply, chunk: Choice, whole: Choice
 ) -> JSONResponse | EventStream:
     if body.stream:
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -225,21 +227,36 @@ def check_model(service: Service, name: str) -> None:
         )
 
 
-def _params(service: Service, body: SamplingBody, **more: Any) -> SamplingParams:
-    check_model(service, body.model)
+def _params(service: Service, body: ChoicesBody, **more: Any) -> SamplingParams:
+    params = sampling_params(service, body, **more)
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream to be true", param="stream_options")
+    return params
+
+
+def sampling_params(service: Service, body: SamplingBody, **more: Any) -> SamplingParams:
+    """What the body and `more` say over the model's defaults. ApiError 404 for another model."""
+    check_model(service, body.model)
     try:
         return body.sampling_params(service.llm.default_params(), **more)
     except ValueError as error:
         raise bad_request(error) from error
 
 
-async def _grammar(service: Service, form: ResponseFormat | None) -> Grammar | None:
-    """The grammar of what was asked for; ApiError 400 where nothing can follow it."""
-    name = "response_format"
+async def _grammar(service: Service, body: ChoicesBody) -> Grammar | None:
+    form = body.response_format
+    return None if form is None else await grammar_of(service, form.wanted, "response_format")
+
+
+async def grammar_of(
+    service: Service, wanted: Callable[[], dict[str, Any] | None], name: str
+) -> Grammar | None:
+    """The grammar of the schema that a field wants, if any.
+
+    ApiError 400 with the field's name where it does not say which, or nothing can follow it.
+    """
     try:
-        schema = None if form is None else form.wanted()
+        schema = wanted()
     except ValueError as error:
         raise ApiError(400, str(error), param=name) from error
     if schema is None:
@@ -259,9 +276,9 @@ def _num_top_logprobs(body: ChatBody) -> int | None:
     if not body.logprobs:
         return None
     num_top = body.top_logprobs or 0
-    if not 0 <= num_top <= _MOST_TOP_LOGPROBS:
+    if not 0 <= num_top <= MOST_TOP_LOGPROBS:
         raise ApiError(
-            400, f"top_logprobs must be in [0, {_MOST_TOP_LOGPROBS}], got {num_top}",
+            400, f"top_logprobs must be in [0, {MOST_TOP_LOGPROBS}], got {num_top}",
             param="top_logprobs",
         )  # fmt: skip
     return num_top

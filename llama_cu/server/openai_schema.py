@@ -64,12 +64,10 @@ class ResponseFormat(Body):
 
 
 class SamplingBody(Body):
-    """What both endpoints have. Null means: as the model's generation_config.json says."""
+    """What all endpoints have. Null means: as the model's generation_config.json says."""
 
     model: str
     stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -83,7 +81,6 @@ class SamplingBody(Body):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     ignore_eos: bool | None = None
-    response_format: ResponseFormat | None = None
     user: str | None = None
 
     def sampling_params(self, defaults: SamplingParams, **more: Any) -> SamplingParams:
@@ -91,9 +88,8 @@ class SamplingBody(Body):
         given: dict[str, Any] = {
             name: getattr(self, name)
             for name in (
-                "n", "temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids",
-                "min_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty",
-                "ignore_eos",
+                "temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "min_tokens",
+                "presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos",
             )
         }  # fmt: skip
         given["seed"] = None if self.seed is None else self.seed & MAX_SEED
@@ -105,7 +101,15 @@ class SamplingBody(Body):
         return replace(defaults, **given, **more)
 
 
-class CompletionBody(SamplingBody):
+class ChoicesBody(SamplingBody):
+    """What the endpoints have that may give several answers to one prompt."""
+
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    response_format: ResponseFormat | None = None
+
+
+class CompletionBody(ChoicesBody):
     prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
@@ -152,7 +156,7 @@ class ChatMessage(Body):
         return {"role": role, "content": content, **given}
 
 
-class ChatBody(SamplingBody):
+class ChatBody(ChoicesBody):
     """A chat. Of what is not here (tools, storage, audio) the values that do not ask for it."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]

@@ -95,15 +95,17 @@ class Service:
             self.check_length(ids, param)
         return encoded
 
-    async def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Token ids of a conversation, by the model's chat template."""
+    async def encode_chat(
+        self, messages: list[dict[str, Any]], param: str = "messages"
+    ) -> list[int]:
+        """Token ids of a conversation, by the model's chat template; `param` is where it stood."""
         llm = self.llm
         length = sum(len(message["content"]) for message in messages)
         try:
             ids = await aside(length, lambda: llm.encode_chat(messages))
         except (ValueError, LlamaCuError) as error:
-            raise ApiError(400, f"messages: {error}", param="messages") from error
-        self.check_length(ids, "messages")
+            raise ApiError(400, f"{param}: {error}", param=param) from error
+        self.check_length(ids, param)
         return ids
 
     def check_length(self, ids: list[int], param: str) -> None:
