@@ -17,12 +17,14 @@ Array = Any
 # matrix-vector product per row is faster, and a row's result cannot depend on its neighbours.
 _MAX_ROWS_BY_VECTOR = 4
 
-# Up to this many rows, OpenBLAS's kernels for AVX-512 are faster with the weight as the first
-# factor, and for a multiple of 8 rows, although there is a copy to make before and one behind.
-# SmolLM2's matrices on Zen 5, as they are against so: 15 rows 51 and 32 ms, 31 rows 60 and 44 ms,
-# 60 rows 75 and 69 ms. The kernels for AVX2 like either order: 16 rows 40 and 37 ms. A weight that
-# lies by columns is better left behind: on Zen 4, 32 rows 1.1 and 1.4 ms, 64 rows 1.5 and 2.6 ms.
-_MAX_ROWS_BEHIND_WEIGHT = 64
+# Up to this many rows, a product takes less time for a multiple of 8 rows than for fewer, although
+# there is a copy to make before. SmolLM2's matrices on Zen 3, weights by columns: 6 rows 66 and
+# 41 ms, 14 rows 78 and 53 ms, 23 rows as 24; from 65 on it makes no difference. OpenBLAS's kernels
+# for AVX-512 are faster with the weight as the first factor too, with another copy behind: on
+# Zen 5, 15 rows 51 and 32 ms, 31 rows 60 and 44 ms, 60 rows 75 and 69 ms. The kernels for AVX2 do
+# not like that order, nor does a weight that lies by columns: on Zen 4, 32 rows 1.1 and 1.4 ms,
+# 64 rows 1.5 and 2.6 ms.
+_MAX_FILLED_ROWS = 64
 _ROWS_STEP = 8
 
 # A matrix-vector product streams a matrix along its contiguous axis, a few lines side by side.
@@ -85,9 +87,11 @@ def matmul(x: Array, weight: Array | CompactMatrix) -> Array:
             out[:, rows] = matmul(x, piece)
         return out
     num_rows = x.shape[0]
-    is_few = _MAX_ROWS_BY_VECTOR < num_rows <= _MAX_ROWS_BEHIND_WEIGHT
-    if is_few and weight.flags.c_contiguous and blas_uses_avx512():
-        return _behind_weight(x, weight)
+    if _MAX_ROWS_BY_VECTOR < num_rows <= _MAX_FILLED_ROWS:
+        x = _filled_up(x)
+        if weight.flags.c_contiguous and blas_uses_avx512():
+            return np.ascontiguousarray(weight.dot(x.T)[:, :num_rows].T)
+        return x.dot(weight.T)[:num_rows]
     if num_rows > _MAX_ROWS_BY_VECTOR or num_rows == 1:
         return x.dot(weight.T)
     out = np.empty((num_rows, weight.shape[0]), np.float32)
@@ -96,12 +100,12 @@ def matmul(x: Array, weight: Array | CompactMatrix) -> Array:
     return out
 
 
-def _behind_weight(x: Array, weight: Array) -> Array:
-    """(weight xᵀ)ᵀ, the rows of x filled up to a multiple of `_ROWS_STEP`."""
-    num_rows = x.shape[0]
-    if num_missing := -num_rows % _ROWS_STEP:
-        x = np.concatenate((x, np.zeros((num_missing, x.shape[1]), np.float32)))
-    return np.ascontiguousarray(weight.dot(x.T)[:, :num_rows].T)
+def _filled_up(x: Array) -> Array:
+    """x with rows of zeros up to a multiple of `_ROWS_STEP`."""
+    num_missing = -x.shape[0] % _ROWS_STEP
+    if not num_missing:
+        return x
+    return np.concatenate((x, np.zeros((num_missing, x.shape[1]), np.float32)))
 
 
 def take_rows(table: Array | CompactMatrix, rows: Array) -> Array:
