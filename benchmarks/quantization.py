@@ -18,7 +18,8 @@ import numpy as np
 
 from benchmarks.report import describe_run, write_json
 from llama_cu import LLM
-from llama_cu.cli.load import find_model, model_name
+from llama_cu.cli.load import model_name
+from llama_cu.find_model import find_model
 from llama_cu.perplexity import perplexity
 from llama_cu.quantized import SCHEMES
 

@@ -16,6 +16,7 @@ from llama_cu.arguments import check_integer
 from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.tokenizer import StreamDecoder
 from llama_cu.errors import ModelError, RequestError
+from llama_cu.find_model import find_model
 from llama_cu.ops.device import Device
 from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.output import Output, TextStream, output_of
@@ -30,12 +31,14 @@ from llama_cu.stopping import StopStrings
 class LLM:
     """A Llama-family model, ready to answer.
 
-    `model` is a folder in Hugging Face layout, or a GGUF file. `device` is auto, cpu, cuda, or a
-    Device to run the CUDA kernels on; `dtype` auto, float32, float16 or bfloat16 (auto: the
-    checkpoint's on CUDA, float32 on the CPU). `quantize` int8 or int4 holds the matrices of the
-    layers in so many bits and the LM head in 8, by `quantized.quantize`; a CPU computes with what
-    they are worth. Without it a GPU keeps those of a GGUF file in as many bits as the file has;
-    `none` expands them to `dtype`. `kv_dtype` int8 holds the KV cache in 8 bits, auto as `dtype`.
+    `model` is a folder in Hugging Face layout, a GGUF file, or a name: story or chat for the
+    embedded models, an alias or a hub's id for one that `llama-cu pull` fetched. `device` is auto,
+    cpu, cuda, or a Device to run the CUDA kernels on; `dtype` auto, float32, float16 or bfloat16
+    (auto: the checkpoint's on CUDA, float32 on the CPU). `quantize` int8 or int4 holds the matrices
+    of the layers in so many bits and the LM head in 8, by `quantized.quantize`; a CPU computes with
+    what they are worth. Without it a GPU keeps those of a GGUF file in as many bits as the file
+    has; `none` expands them to `dtype`. `kv_dtype` int8 holds the KV cache in 8 bits, auto as
+    `dtype`.
     `low_memory` has a CPU hold matrices as small as the file, or `quantize`, has them, and expand
     them in each step; it is slower.
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
@@ -68,7 +71,7 @@ class LLM:
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(model, str | Path) or model == "":
-            raise ValueError(f"model must be the path of a folder or a file, got {model!r}")
+            raise ValueError(f"model must be a path or a name, got {model!r}")
         options = EngineOptions(
             device=device,
             dtype=dtype,
@@ -88,7 +91,7 @@ class LLM:
             check_integer("seed", seed, 0, MAX_SEED)
         if progress is not None and not callable(progress):
             raise ValueError(f"progress must be callable, got {progress!r}")
-        checkpoint = open_checkpoint(Path(model))
+        checkpoint = open_checkpoint(find_model(model) if isinstance(model, str) else model)
         self.config, self.tokenizer = checkpoint.config, checkpoint.tokenizer
         self._prompts = PromptReader(self.tokenizer, self.config.vocab_size)
         self._speculate = speculate is not None

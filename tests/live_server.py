@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 
-from llama_cu.cli.load import find_model
+from llama_cu.find_model import find_model
 from llama_cu.llm import LLM
 from llama_cu.server.app import create_app
 from llama_cu.server.run import Server

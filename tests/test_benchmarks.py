@@ -29,7 +29,7 @@ from llama_cu.bench.speed import Stopwatch
 from llama_cu.bench.traffic import decode_flops, prefill_flops
 from llama_cu.checkpoint.config import load_config
 from llama_cu.checkpoint.gguf_export import export_gguf
-from llama_cu.cli.load import find_model
+from llama_cu.find_model import find_model
 from llama_cu.ops.numpy_ops import DTYPES, NumpyOps
 from llama_cu.perplexity import perplexity
 from llama_cu.quantized import INT8

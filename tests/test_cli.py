@@ -164,7 +164,7 @@ def test_a_model_without_a_name_is_refused(cli, command):
     assert (code, out) == (1, "")
     expected = "expected a folder, a .gguf file, or a name"
     assert err == f"llama-cu: error: the model's name is empty: {expected}\n"
-    with pytest.raises(ValueError, match="model must be the path of a folder or a file, got ''"):
+    with pytest.raises(ValueError, match="model must be a path or a name, got ''"):
         LLM("")
 
 

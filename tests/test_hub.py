@@ -14,8 +14,10 @@ import zipfile
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llama_cu.cli.load import find_model, model_name
+from llama_cu import LLM, SamplingParams
+from llama_cu.cli.load import model_name
 from llama_cu.errors import HubError, ModelError
+from llama_cu.find_model import find_model
 from llama_cu.hub import store, wheel
 from llama_cu.hub.names import ALIASES, HubName, parse_name
 from tests.checkpoints import SMALL_LLAMA, random_checkpoint, random_tensors
@@ -257,6 +259,15 @@ class TestStore:
         assert find_model("org/tiny") == find_model("org/tiny@c0ffee") == stored
         assert find_model(str(stored)) == stored
         assert model_name("org/tiny") == "org/tiny" and model_name(str(stored)) == "c0ffee"
+
+    def test_the_library_knows_the_same_names(self, stored):
+        (by_name,), (by_path,) = (
+            LLM(model, device="cpu", seed=1).generate([[1, 2, 3]], SamplingParams(max_tokens=4))
+            for model in ("org/tiny", stored)
+        )
+        assert by_name.token_ids == by_path.token_ids
+        with pytest.raises(ModelError, match=r"org/other: .* llama-cu pull org/other"):
+            LLM("org/other")
 
     def test_an_alias_finds_its_repository(self, stored):
         stored.parents[1].rename(store.hub_cache() / "models--Qwen--Qwen3-0.6B")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llama_cu import LLM, SamplingParams
-from llama_cu.cli.load import find_model
+from llama_cu.find_model import find_model
 from llama_cu.kernel_plan import plan_kernels
 from llama_cu.ops.cuda_ops import CudaOps
 from llama_cu.ops.cuda_templates import TEMPLATES

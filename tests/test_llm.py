@@ -269,7 +269,7 @@ def test_on_a_given_device_the_kernels_answer_like_numpy(folder, llm):
         ("gpu_memory_utilization", "a", r"\(0, 1\]"),
         ("dtype", ["float32"], "auto or one of"),
         ("progress", 5, "callable"),
-        ("model", None, "the path of a folder or a file"),
+        ("model", None, "a path or a name"),
     ],
 )
 def test_a_wrong_argument_of_any_type_is_refused_by_name(folder, name, value, rule):

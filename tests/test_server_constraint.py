@@ -17,8 +17,8 @@ pytest.importorskip("llguidance", reason="needs the serve extra")
 
 from live_server import LiveServer, get, load_embedded, post
 from llama_cu.checkpoint.tokenizer import Tokenizer
-from llama_cu.cli.load import find_model
 from llama_cu.errors import RequestError
+from llama_cu.find_model import find_model
 from llama_cu.llm import LLM
 from llama_cu.sampling_params import SamplingParams
 from llama_cu.server.constraint import Grammars

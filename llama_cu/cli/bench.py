@@ -11,9 +11,10 @@ from llama_cu.bench.plot import check_plotting, plot_decode
 from llama_cu.bench.run import Plan, Source, run_bench
 from llama_cu.bench.shapes import random_config
 from llama_cu.checkpoint.checkpoint import open_config
-from llama_cu.cli.load import find_model, long_dtype, model_name
+from llama_cu.cli.load import long_dtype, model_name
 from llama_cu.cli.progress import ProgressBar
 from llama_cu.cli.terminal import note
+from llama_cu.find_model import find_model
 from llama_cu.ops.backend import get_ops
 from llama_cu.quantized import EXPANDED, find_scheme
 

@@ -9,8 +9,9 @@ from llama_cu.cli.chat_input import Reader, open_reader, read_message
 from llama_cu.cli.chat_session import OPTIONS, ChatSession
 from llama_cu.cli.interrupt import CtrlC
 from llama_cu.cli.load import sampling_params
-from llama_cu.cli.terminal import TextWriter, note, user_path
+from llama_cu.cli.terminal import TextWriter, note
 from llama_cu.errors import LlamaCuError
+from llama_cu.folders import user_path
 from llama_cu.llm import LLM
 from llama_cu.output import Output
 from llama_cu.sampling_params import MAX_SEED, SamplingParams

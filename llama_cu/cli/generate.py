@@ -6,8 +6,9 @@ import json
 import sys
 from typing import Any
 
-from llama_cu.cli.load import find_model, load_model, sampling_params
+from llama_cu.cli.load import load_model, sampling_params
 from llama_cu.cli.stats import timings_json
+from llama_cu.find_model import find_model
 from llama_cu.llm import LLM
 from llama_cu.output import Output
 

@@ -15,7 +15,7 @@ from llama_cu.checkpoint.tensor_set import stored_bytes
 from llama_cu.checkpoint.weights import weight_bytes
 from llama_cu.cli import machine
 from llama_cu.cli.chat_input import history_file
-from llama_cu.cli.load import EMBEDDED, find_model
+from llama_cu.find_model import EMBEDDED, find_model
 
 
 def _folder(name: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 from llama_cu.checkpoint.gguf_export import export_gguf
 from llama_cu.checkpoint.tensor_set import stored_bytes
-from llama_cu.cli.load import EMBEDDED, find_model
 from llama_cu.cli.progress import ProgressBar
-from llama_cu.cli.terminal import note, user_path
+from llama_cu.cli.terminal import note
 from llama_cu.errors import HubError, ModelError
+from llama_cu.find_model import EMBEDDED, find_model
+from llama_cu.folders import user_path
 from llama_cu.hub.names import ALIASES, hub_name
 from llama_cu.hub.pull import Unreachable, pull
 from llama_cu.hub.store import remove, stored_models

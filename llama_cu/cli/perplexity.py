@@ -7,9 +7,10 @@ import sys
 from functools import partial
 from typing import Any
 
-from llama_cu.cli.load import find_model, load_model
+from llama_cu.cli.load import load_model
 from llama_cu.cli.progress import ProgressBar
-from llama_cu.cli.terminal import user_path
+from llama_cu.find_model import find_model
+from llama_cu.folders import user_path
 from llama_cu.perplexity import perplexity
 
 

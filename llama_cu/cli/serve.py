@@ -6,9 +6,10 @@ import signal
 from typing import Any
 
 from llama_cu.checkpoint.checkpoint import open_config
-from llama_cu.cli.load import find_model, load_model, model_name
+from llama_cu.cli.load import load_model, model_name
 from llama_cu.cli.terminal import note
 from llama_cu.errors import BackendUnavailable
+from llama_cu.find_model import find_model
 from llama_cu.llm import LLM
 
 

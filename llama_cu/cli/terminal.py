@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import unicodedata
-from pathlib import Path
 from typing import TextIO
 
 # A longer run without a space (a URL, a script that has no spaces) is shown as it comes.
@@ -36,11 +35,6 @@ def note(text: str) -> None:
         wrap = WordWrap(shutil.get_terminal_size().columns)
         text = wrap.push(text) + wrap.finish()
     print(dim(text, sys.stderr), file=sys.stderr, flush=True)
-
-
-def user_path(name: str) -> Path:
-    """The path that a person wrote, where ~ is a home folder; a ~ of nobody stands for itself."""
-    return Path(os.path.expanduser(name))
 
 
 class TextWriter:
