@@ -540,6 +540,43 @@ def test_many_threads_of_clients_are_served(client, llm):
         assert set(pool.map(ask, range(24))) == {expected}
 
 
+MANY = 20_000
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [
+        ("/v1/completions", "prompt", ["a"] * MANY),
+        ("/v1/completions", "prompt", [[1]] * MANY),
+        ("/v1/chat/completions", "messages", [{"role": "user", "content": "a"}] * MANY),
+        ("/v1/responses", "input", [{"role": "user", "content": "a"}] * MANY),
+        ("/tokenize", "messages", [{"role": "user", "content": "a"}] * MANY),
+        (
+            "/v1/chat/completions",
+            "messages.0.content",
+            [{"role": "user", "content": [{"type": "text", "text": "a"}] * MANY}],
+        ),
+    ],
+)
+def test_more_parts_than_anything_holds_are_refused_unread(server, path, name, value):
+    status, error = error_of(post(server, path, {"model": "story", name.split(".")[0]: value}))
+    assert status == 400 and error["param"] == name
+    assert error["message"].startswith(f"{name}: List should have at most 16384 items")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([1, "a"], "prompt.1: Input should be a valid integer"),
+        ([["a"]], "prompt.0"),
+        (5, "prompt: Input should be a valid"),
+    ],
+)
+def test_a_prompt_of_a_wrong_kind_is_told_where_it_is_wrong(server, prompt, message):
+    status, error = error_of(complete(server, prompt=prompt))
+    assert status == 400 and error["message"].startswith(message)
+
+
 def test_langchain_speaks_to_it(server):
     langchain = pytest.importorskip("langchain_openai", reason="needs langchain-openai")
     chat = langchain.ChatOpenAI(

@@ -68,10 +68,7 @@ async def on_api_error(request: Request, error: Exception) -> JSONResponse:
 async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
     """A body that is not JSON, or JSON with a field that is unknown, missing or of a wrong kind."""
     assert isinstance(error, RequestValidationError)
-    errors = error.errors()
-    # An unknown field says more than what else is wrong because of it.
-    unknown = (entry for entry in errors if _is_unknown(entry))
-    first = next(unknown, errors[0])
+    first = min(error.errors(), key=_importance)
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON").response()
     if first["type"] == "model_attributes_type" and not isinstance(first["input"], (dict, list)):
@@ -85,6 +82,17 @@ async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
     else:
         message = f"{name or 'the body'}: {first['msg']}"
     return ApiError(400, message, param=name).response()
+
+
+def _importance(entry: dict[str, Any]) -> int:
+    """Which of several errors to tell: the one that says most, the first of those.
+
+    An unknown field is the reason of others. Where a field may be a text or a list, that a list is
+    no text says nothing.
+    """
+    if _is_unknown(entry):
+        return 0
+    return {"too_long": 1, "string_type": 3}.get(entry["type"], 2)
 
 
 def _is_unknown(entry: dict[str, Any]) -> bool:

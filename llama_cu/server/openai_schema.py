@@ -9,9 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 
+# More messages, parts or prompts than any context or queue holds. Each is an object to be made: a
+# body of 4 MB has 150,000, for which everybody else waits a second.
+MOST_ITEMS = 1 << 14
+
 # Of a million wrong entries one is enough: to describe them all takes half a minute.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
-Texts = Annotated[list[str], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True, max_length=MOST_ITEMS)]
 
 _MOST_STOPS = 64  # each is looked for behind every token
 
@@ -110,7 +114,12 @@ class ChoicesBody(SamplingBody):
 
 
 class CompletionBody(ChoicesBody):
-    prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
+    prompt: (
+        str
+        | Texts
+        | TokenIds
+        | Annotated[list[TokenIds], Field(fail_fast=True, max_length=MOST_ITEMS)]
+    )
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
     logprobs: int | None = None
@@ -135,7 +144,7 @@ Nothing = Annotated[list[Any], Field(max_length=0)]
 
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=MOST_ITEMS)]
     name: str | None = None
     type: Literal["text"] | None = None
     tool_call_id: str | None = None
@@ -159,7 +168,9 @@ class ChatMessage(Body):
 class ChatBody(ChoicesBody):
     """A chat. Of what is not here (tools, storage, audio) the values that do not ask for it."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    messages: Annotated[
+        list[ChatMessage], Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)
+    ]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
@@ -179,7 +190,9 @@ class ChatBody(ChoicesBody):
 class TokenizeBody(Body):
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = None
+    messages: Annotated[list[ChatMessage], Field(max_length=MOST_ITEMS, fail_fast=True)] | None = (
+        None
+    )
     add_special_tokens: bool = True
 
 

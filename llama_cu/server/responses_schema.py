@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llama_cu.server.openai_schema import ANY_OBJECT, Body, Nothing, SamplingBody
+from llama_cu.server.openai_schema import ANY_OBJECT, MOST_ITEMS, Body, Nothing, SamplingBody
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -23,7 +23,7 @@ class ContentPart(Body):
 class InputItem(Body):
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[ContentPart], Field(fail_fast=True)]
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True, max_length=MOST_ITEMS)]
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
@@ -62,7 +62,9 @@ class ResponsesStreamOptions(Body):
 class ResponsesBody(SamplingBody):
     """A conversation to go on with. Nothing is stored, so the whole of it has to be sent."""
 
-    input: str | Annotated[list[InputItem], Field(min_length=1, fail_fast=True)]
+    input: (
+        str | Annotated[list[InputItem], Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)]
+    )
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     text: TextOptions | None = None
