@@ -80,11 +80,9 @@ class Template:
 
     def is_asked_of(self, arch: int, template_args: Sequence[str | int]) -> bool:
         """Whether the CUDA backend may ask sm_`arch` for the row's kernel of these arguments."""
-        if self.instead and self.instead.serves(
-            arch, template_args[0], self.head_dim(template_args)
-        ):
-            return False
-        return arch >= self.min_arch
+        other, head_dim = self.instead, self.head_dim(template_args)
+        replaced = other is not None and other.serves(arch, template_args[0], head_dim)
+        return arch >= self.min_arch and not replaced
 
     def _takes(self, head_dim: str | int | None) -> bool:
         """Whether it is a head size of this kernel."""
