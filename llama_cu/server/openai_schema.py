@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -133,13 +134,28 @@ class CompletionBody(ChoicesBody):
         return list(prompt) if several else [prompt]
 
 
-class TextPart(Body):
-    type: Literal["text"]
+class Part(Body):
+    """A piece of what somebody said."""
+
     text: str
+
+
+class TextPart(Part):
+    type: Literal["text"]
 
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
 """A list that only an empty one is taken for: clients send those where they want nothing of it."""
+
+
+def plain_message(role: str, content: str | Sequence[Part]) -> dict[str, str]:
+    """As chat templates take it: a role and one text, whose parts are on lines of their own.
+
+    So do the servers of vLLM and llama.cpp; without a border two words would become one.
+    """
+    if not isinstance(content, str):
+        content = "\n".join(part.text for part in content)
+    return {"role": "system" if role == "developer" else role, "content": content}
 
 
 class ChatMessage(Body):
@@ -152,17 +168,10 @@ class ChatMessage(Body):
     annotations: Nothing | None = None
 
     def plain(self) -> dict[str, str]:
-        """As chat templates take it: role and one text, whose parts are on lines of their own.
-
-        So do the servers of vLLM and llama.cpp; without a border two words would become one.
-        """
-        content = self.content
-        if not isinstance(content, str):
-            content = "\n".join(part.text for part in content)
-        role = "system" if self.role == "developer" else self.role
+        """As chat templates take it."""
         names = {"name": self.name, "tool_call_id": self.tool_call_id}
         given = {name: value for name, value in names.items() if value is not None}
-        return {"role": role, "content": content, **given}
+        return {**plain_message(self.role, self.content), **given}
 
 
 class ChatBody(ChoicesBody):

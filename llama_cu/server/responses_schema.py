@@ -6,16 +6,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llama_cu.server.openai_schema import ANY_OBJECT, MOST_ITEMS, Body, Nothing, SamplingBody
+from llama_cu.server.openai_schema import (
+    ANY_OBJECT,
+    MOST_ITEMS,
+    Body,
+    Nothing,
+    Part,
+    SamplingBody,
+    plain_message,
+)
 
 LOGPROBS = "message.output_text.logprobs"
 
 
-class ContentPart(Body):
-    """A piece of what somebody said. Answers that are sent back have labels of their own."""
+class ContentPart(Part):
+    """Answers that are sent back have labels of their own."""
 
     type: Literal["input_text", "output_text", "text"]
-    text: str
     annotations: Nothing | None = None
     logprobs: list[Any] | None = None
 
@@ -28,11 +35,8 @@ class InputItem(Body):
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
     def plain(self) -> dict[str, str]:
-        """As chat templates take it: role and one text, whose parts are on lines of their own."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "\n".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+        """As chat templates take it."""
+        return plain_message(self.role, self.content)
 
 
 class TextFormat(Body):
