@@ -51,4 +51,4 @@ def _embedded(model: str) -> Path:
     for folder in (_PACKAGE / "models" / model, _PACKAGE.parent / "models" / model):
         if (folder / "config.json").is_file():
             return folder
-    raise ModelError(f"the embedded model {model} is not part of this installation; use --model")
+    raise ModelError(f"the embedded model {model} is not part of this installation")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llama_cu.errors import BackendUnavailable
+from llama_cu.ops.cuda_attention import mma_shared_bytes
 from llama_cu.ops.cuda_kernels import (
     KERNEL_DIR,
     cached_cubin,
@@ -21,13 +22,16 @@ from llama_cu.ops.cuda_templates import ARCHS, HEAD_DIMS, TEMPLATES, Specialisat
 from tests.cuda_on_cpu.arguments import UNBOUNDED_THREADS, launch_bound
 
 FILES = sorted({template.file for template in TEMPLATES})
-# Everything on one architecture, and all head sizes where attention has no tensor cores too. On all
-# of them the head sizes of nearly every checkpoint, and on those that differ most every combination
-# of the other arguments too.
+# Everything on one architecture whose attention has tensor cores, and on the one where it has none.
+# On all of them the head sizes of nearly every checkpoint, and on those that differ most every
+# combination of the other arguments too.
 COMMON_HEAD_DIMS = (64, 128)
-OTHER_HEAD_DIMS = tuple(head_dim for head_dim in HEAD_DIMS if head_dim not in COMMON_HEAD_DIMS)
-THOROUGH_ARCH, OLD_ARCH = 90, 75
+THOROUGH_ARCHS = (75, 90)
 ALL_ARGUMENTS = (75, 80, 90)
+
+# Dynamic and static shared memory of a block on any GPU from sm_80 on: sm_86, sm_89 and sm_120 have
+# least (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
+LEAST_SHARED_BYTES = 99 * 1024
 
 EIATTR_FRAME_SIZE, EIATTR_REGCOUNT, EIFMT_SVAL = 0x11, 0x2F, 0x04
 
@@ -52,12 +56,8 @@ def test_a_cubin_is_a_whole_elf_file() -> None:
 def programs(arch: int) -> dict[str, tuple[str, list[str]]]:
     """What is compiled together for one architecture: a file's kernels of one head size."""
     together: dict[str, tuple[str, list[str]]] = {}
-    head_dims = HEAD_DIMS if arch == THOROUGH_ARCH else COMMON_HEAD_DIMS
-    wanted = specialisations(arch, head_dims=head_dims, ends_only=arch not in ALL_ARGUMENTS)
-    if arch == OLD_ARCH:
-        others = specialisations(arch, head_dims=OTHER_HEAD_DIMS, ends_only=True)
-        wanted += [s for s in others if s.head_dim is not None]
-    for s in wanted:
+    head_dims = HEAD_DIMS if arch in THOROUGH_ARCHS else COMMON_HEAD_DIMS
+    for s in specialisations(arch, head_dims=head_dims, ends_only=arch not in ALL_ARGUMENTS):
         name = s.file if s.head_dim is None else f"{s.file}-{s.head_dim}"
         together.setdefault(name, (s.file, []))[1].append(s.expression)
     return together
@@ -84,6 +84,14 @@ def test_every_kernel_compiles_without_a_spill(arch: int, program: tuple[str, li
         # A warp's registers come in eights a thread; a multiprocessor has 64 Ki.
         assert -(-resources.registers // 8) * 8 * threads <= 65536, name
         assert resources.static_shared_bytes <= 48 * 1024, name
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_prefill_on_tensor_cores_fits_every_gpu_that_has_it(head_dim: int) -> None:
+    file, names = programs(90)[f"attention_prefill_mma-{head_dim}"]
+    for resources in compile_cubin(file, names, arch=90).resources.values():
+        total = resources.static_shared_bytes + mma_shared_bytes(head_dim)
+        assert 0 < resources.static_shared_bytes < total <= LEAST_SHARED_BYTES
 
 
 def test_every_kernel_file_has_a_row_in_the_table() -> None:

@@ -558,7 +558,7 @@ MANY = 20_000
         ),
     ],
 )
-def test_more_parts_than_anything_holds_are_refused_unread(server, path, name, value):
+def test_lists_of_very_many_parts_are_refused_unread(server, path, name, value):
     status, error = error_of(post(server, path, {"model": "story", name.split(".")[0]: value}))
     assert status == 400 and error["param"] == name
     assert error["message"].startswith(f"{name}: List should have at most 16384 items")

@@ -26,7 +26,7 @@ Choice = Callable[[int, Delta], Json]
 
 router = APIRouter(prefix="/v1")
 
-MOST_TOP_LOGPROBS = 20
+_MOST_TOP_LOGPROBS = 20
 _DEFAULT_MAX_TOKENS = 16  # of a completion, as OpenAI has it
 
 
@@ -275,10 +275,15 @@ def _num_top_logprobs(body: ChatBody) -> int | None:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if not body.logprobs:
         return None
-    num_top = body.top_logprobs or 0
-    if not 0 <= num_top <= MOST_TOP_LOGPROBS:
+    return checked_num_top(body.top_logprobs)
+
+
+def checked_num_top(given: int | None) -> int:
+    """How many of the likeliest tokens are wanted beside each; ApiError 400 for too many."""
+    num_top = given or 0
+    if not 0 <= num_top <= _MOST_TOP_LOGPROBS:
         raise ApiError(
-            400, f"top_logprobs must be in [0, {MOST_TOP_LOGPROBS}], got {num_top}",
+            400, f"top_logprobs must be in [0, {_MOST_TOP_LOGPROBS}], got {num_top}",
             param="top_logprobs",
         )  # fmt: skip
     return num_top

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama_cu.sampling_params import MAX_SEED, SamplingParams
 
-# More messages, parts or prompts than any context or queue holds. Each is an object to be made: a
-# body of 4 MB has 150,000, for which everybody else waits a second.
+# Messages, parts or prompts in one list. Each is an object to be made: for a body of 4 MB, which
+# has 150,000, everybody else waited for more than a second.
 MOST_ITEMS = 1 << 14
 
 # Of a million wrong entries one is enough: to describe them all takes half a minute.

@@ -19,7 +19,7 @@ from llama_cu.server import openai_answers as answers
 from llama_cu.server.errors import ApiError
 from llama_cu.server.events import EventStream, event
 from llama_cu.server.openai_answers import Cursor, Json
-from llama_cu.server.openai_routes import MOST_TOP_LOGPROBS, grammar_of, sampling_params
+from llama_cu.server.openai_routes import checked_num_top, grammar_of, sampling_params
 from llama_cu.server.responses_schema import LOGPROBS, ResponsesBody
 from llama_cu.server.service import Job, Service
 
@@ -159,8 +159,7 @@ def _usage(job: Job) -> Json:
     counts = answers.usage(job.sequences, 1)
     return {
         "input_tokens": counts["prompt_tokens"],
-        # what others bill; the client's type insists on it
-        "input_tokens_details": {**counts["prompt_tokens_details"], "cache_write_tokens": 0},
+        "input_tokens_details": counts["prompt_tokens_details"],
         "output_tokens": counts["completion_tokens"],
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": counts["total_tokens"],
@@ -168,13 +167,10 @@ def _usage(job: Job) -> Json:
 
 
 def _num_top_logprobs(body: ResponsesBody) -> int | None:
-    name = "top_logprobs"
-    num_top = body.top_logprobs or 0
-    if not 0 <= num_top <= MOST_TOP_LOGPROBS:
-        message = f"{name} must be in [0, {MOST_TOP_LOGPROBS}], got {num_top}"
-        raise ApiError(400, message, param=name)
+    num_top = checked_num_top(body.top_logprobs)
     if LOGPROBS in (body.include or ()):
         return num_top
     if num_top:
-        raise ApiError(400, f"{name} needs include to have {LOGPROBS}", param=name)
+        message = f"top_logprobs needs include to have {LOGPROBS}"
+        raise ApiError(400, message, param="top_logprobs")
     return None
