@@ -45,16 +45,6 @@ class Batch:
     def max_context_len(self) -> int:
         return max(self.host_context_lens)
 
-    @cached_property
-    def block_slices(self) -> tuple[slice | None, ...]:
-        """Each sequence's blocks as one slice where they lie in a row, else None."""
-        return tuple(
-            slice(blocks[0], blocks[0] + len(blocks))
-            if blocks == tuple(range(blocks[0], blocks[0] + len(blocks)))
-            else None
-            for blocks in self.host_block_tables
-        )
-
 
 @dataclass(frozen=True)
 class DecodeRows:

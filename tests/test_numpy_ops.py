@@ -88,6 +88,27 @@ def test_heads_of_a_kv_head_may_be_one_product(monkeypatch, heads, avx512):
         assert_close(ops, problem.result(window), problem.want(window))
 
 
+@pytest.mark.parametrize("in_8_bits", [False, True])
+@pytest.mark.parametrize("most_blocks", [1, 8, 1000])
+def test_as_many_sequences_as_fit_attend_together(monkeypatch, in_8_bits, most_blocks):
+    monkeypatch.setattr(numpy_attention, "_MAX_GATHERED", most_blocks * 16 * 2 * 64)
+    ops = NumpyOps(DTYPES["float32"])
+    lens = ((1, 1), (1, 40), (30, 90), (1, 300), (1, 17), (2, 2), (1, 128))
+    problem = Problem(ops, lens, (64, 6, 2), in_8_bits=in_8_bits)
+    for window in (None, 20):
+        assert_close(ops, problem.result(window), problem.want(window))
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_a_lone_sequence_is_read_where_it_lies(window):
+    ops = NumpyOps(DTYPES["float32"])
+    for lens in ((1, 70), (9, 70)):
+        problem = Problem(ops, (lens,), (64, 6, 2))
+        problem.tables = ((2, 3, 4, 5, 6),)
+        assert_close(ops, problem.result(window), problem.want(window))
+        assert ops._attention._k_copy.size == 0
+
+
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 5, 8, 15, 16, 31, 64, 65, 130])
 @pytest.mark.parametrize("avx512", [False, True])
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -19,7 +19,7 @@ from llama_cu.batch import Batch, DecodeRows, LogitEdits, LogitMasks, SamplingRo
 from llama_cu.ops.base import Ops
 from llama_cu.ops.compact import CompactLoader, quantize_compactly
 from llama_cu.ops.int8_cache import Int8Cache, quantize_rows, scales_shape
-from llama_cu.ops.numpy_attention import attention, unseen
+from llama_cu.ops.numpy_attention import Attention, unseen
 from llama_cu.ops.numpy_matrix import Shelf, matmul, take_rows
 from llama_cu.ops.numpy_sampling import draw, edit, logprobs, mask
 from llama_cu.quantized import Scheme, rounded
@@ -55,6 +55,7 @@ class NumpyOps(Ops):
         self._exact = dtype == np.float32  # nothing to round
         self._low_memory = low_memory
         self._shelf = Shelf()
+        self._attention = Attention()
 
     def upload(self, host_array: Array) -> Array:
         return host_array
@@ -199,7 +200,7 @@ class NumpyOps(Ops):
         scale: float,
         window: int | None,
     ) -> Array:
-        attended = attention(q, k_cache, v_cache, batch, scale=scale, window=window)
+        attended = self._attention(q, k_cache, v_cache, batch, scale=scale, window=window)
         return self._round(attended.reshape(len(q), -1))
 
     def softmax(self, scores: Array, position: int, window: int | None) -> Array:
