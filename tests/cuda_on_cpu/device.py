@@ -48,7 +48,7 @@ class CpuDevice:
         overlap: Callable[[str], bool] = lambda name: False,
         num_multiprocessors: int = 8,
         max_shared_bytes: int | None = None,
-        memory_bytes: int = 2**32,
+        memory_bytes: int = 2**28,
         kernel_dir: Path = KERNEL_DIR,
         arch: int = 80,
     ) -> None:

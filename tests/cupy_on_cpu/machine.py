@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.cuda_on_cpu.memory import ALIGNMENT, POISON
 
-TOTAL_BYTES = 4 << 30
+TOTAL_BYTES = 1 << 28
 
 INVALID_VALUE, OUT_OF_MEMORY, NOT_FOUND, NOT_READY = 1, 2, 500, 600  # cudaError_t
 NOT_SUPPORTED, CAPTURE_UNSUPPORTED, UNKNOWN = 801, 900, 999
