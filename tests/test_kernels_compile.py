@@ -22,13 +22,12 @@ from llama_cu.ops.cuda_templates import ARCHS, HEAD_DIMS, TEMPLATES, Specialisat
 from tests.cuda_on_cpu.arguments import UNBOUNDED_THREADS, launch_bound
 
 FILES = sorted({template.file for template in TEMPLATES})
-# On one architecture with tensor cores for attention, and on the one without, all head sizes; on
-# the rest those of nearly every checkpoint. On one of them every combination of the other
-# arguments; elsewhere, and with other head sizes, of a number the lowest and the highest value.
+# Everything on one architecture whose attention has tensor cores, and on the one where it has none.
+# On all of them the head sizes of nearly every checkpoint, and on those that differ most every
+# combination of the other arguments too.
 COMMON_HEAD_DIMS = (64, 128)
-OTHER_HEAD_DIMS = tuple(sorted({*HEAD_DIMS} - {*COMMON_HEAD_DIMS}))
-ALL_HEAD_DIMS = (75, 90)
-ALL_ARGUMENTS = 90
+THOROUGH_ARCHS = (75, 90)
+ALL_ARGUMENTS = (75, 80, 90)
 
 # Dynamic and static shared memory of a block on any GPU from sm_80 on: sm_86, sm_89 and sm_120 have
 # least (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
@@ -56,12 +55,9 @@ def test_a_cubin_is_a_whole_elf_file() -> None:
 
 def programs(arch: int) -> dict[str, tuple[str, list[str]]]:
     """What is compiled together for one architecture: a file's kernels of one head size."""
-    chosen = specialisations(arch, head_dims=COMMON_HEAD_DIMS, ends_only=arch != ALL_ARGUMENTS)
-    if arch in ALL_HEAD_DIMS:
-        others = specialisations(arch, head_dims=OTHER_HEAD_DIMS, ends_only=True)
-        chosen += [s for s in others if s.head_dim is not None]
     together: dict[str, tuple[str, list[str]]] = {}
-    for s in chosen:
+    head_dims = HEAD_DIMS if arch in THOROUGH_ARCHS else COMMON_HEAD_DIMS
+    for s in specialisations(arch, head_dims=head_dims, ends_only=arch not in ALL_ARGUMENTS):
         name = s.file if s.head_dim is None else f"{s.file}-{s.head_dim}"
         together.setdefault(name, (s.file, []))[1].append(s.expression)
     return together

@@ -42,15 +42,12 @@ class Template:
     head_dim_step: int = 8
     max_head_dim: int = HEAD_DIMS[-1]
     overlaps: bool = False  # it may begin before the kernel ahead of it has ended: ptx.cuh
-    is_between: bool = False  # of rows that differ in numbers, neither the first nor the last
     instead: Template | None = None
 
     def specialisations(
         self, head_dims: Sequence[int] = HEAD_DIMS, *, ends_only: bool = False
     ) -> Iterator[Specialisation]:
         """Every combination of the choices; of numbers only the first and the last if so wished."""
-        if ends_only and self.is_between:
-            return
         own = [head_dim for head_dim in head_dims if self._takes(head_dim)]
         alternatives = [_alternatives(choice, own) for choice in self.choices]
         if ends_only:
@@ -103,10 +100,9 @@ def _forms(
     overlaps: bool = False,
 ) -> Iterator[Template]:
     """A row for each form of a quantized matrix."""
-    for form in _FORMS:
-        between = form not in (_FORMS[0], _FORMS[-1])
-        choices = (c_types, *form, *others)
-        yield Template(file, name, choices, min_arch, overlaps=overlaps, is_between=between)
+    for bits, group in _FORMS:
+        choices = (c_types, bits, group, *others)
+        yield Template(file, name, choices, min_arch, overlaps=overlaps)
 
 
 _LANES = (1, 2, 4, 8)
