@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -140,7 +140,8 @@ def _wrapper(source: Path, expressions: Sequence[str], *, unnamed: bool) -> str:
         "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n#include <ptx.cuh>\n"
         + (f"namespace {{\n{include}}}\n" if unnamed else include)
         + f"static const cuda_on_cpu::KernelEntry kKernels[] = {{\n{rows}}};\n"
-        "CUDA_ON_CPU_EXPORTS(kKernels)\n"
+        f"const cuda_on_cpu::KernelEntry* const cuda_on_cpu::kernels = kKernels;\n"
+        f"const int cuda_on_cpu::num_kernels = {len(expressions)};\n"
     )
 
 
@@ -169,24 +170,46 @@ def build(
     if guarded:
         flags.append("-D__shared__=static")
     wrapper = _wrapper(source, expressions, unnamed=guarded)
-    folder = cache_dir()
-    target = folder / f"{source.stem}-{_digest(source, wrapper, flags)}.so"
+    target = cache_dir() / f"{source.stem}-{_digest(source, wrapper, flags)}.so"
+
+    def make(scratch: Path, output: Path) -> None:
+        wrapper_file = scratch / f"{source.stem}_on_cpu.cpp"
+        wrapper_file.write_text(wrapper)
+        kernels = scratch / "kernels.o"
+        _run_compiler([*flags, "-c", str(wrapper_file), "-o", str(kernels)], what)
+        objects = str(kernels), str(_runtime(sanitize=sanitize))
+        _run_compiler([*link_flags(sanitize=sanitize), *objects, "-o", str(output), "-lm"], what)
+
+    what = f"{source.name}: {', '.join(expressions)}"
+    return _kept(target, make)
+
+
+def _runtime(*, sanitize: bool) -> Path:
+    """The object file of what knows no kernel and is part of every library."""
+    source, flags = SHIM_DIR / "runtime.cpp", compile_flags(sanitize=sanitize, arch=80)
+    target = cache_dir() / f"{source.stem}-{_digest(source, '', flags)}.o"
+    command = [*flags, "-c", str(source), "-o"]
+    return _kept(target, lambda _, output: _run_compiler([*command, str(output)], source.name))
+
+
+def _run_compiler(arguments: Sequence[str], what: str) -> None:
+    command = [*find_compiler().command, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BuildError(f"{what}\n{done.stderr}")
+
+
+def _kept(target: Path, make: Callable[[Path, Path], None]) -> Path:
+    """`target`, made unless it is there; `make` is given an empty folder and a path to write to."""
     if target.exists():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(target.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=folder) as scratch:
-        if target.exists():
-            return target
-        wrapper_file = Path(scratch) / f"{source.stem}_on_cpu.cpp"
-        wrapper_file.write_text(wrapper)
-        output, object_file = Path(scratch) / target.name, Path(scratch) / "kernels.o"
-        link = [*link_flags(sanitize=sanitize), str(object_file), "-o", str(output), "-lm"]
-        steps = [*flags, "-c", str(wrapper_file), "-o", str(object_file)], link
-        for step in steps:
-            done = subprocess.run([*find_compiler().command, *step], capture_output=True, text=True)
-            if done.returncode != 0:
-                raise BuildError(f"{source.name}: {', '.join(expressions)}\n{done.stderr}")
-        os.replace(output, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock(target.with_suffix(".lock"))
+    with lock, tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        if not target.exists():
+            made = Path(scratch) / target.name
+            make(Path(scratch), made)
+            os.replace(made, target)
     return target
 
 

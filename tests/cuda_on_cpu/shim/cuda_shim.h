@@ -8,9 +8,7 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define CUDA_ON_CPU 1
 #define __CUDACC__ 1
@@ -39,14 +37,20 @@ constexpr size_t kMaxSharedBytes = 227 * 1024;
 constexpr size_t kSharedGuardBytes = 1024;
 }  // namespace cuda_on_cpu
 
-thread_local unsigned char shared[cuda_on_cpu::kMaxSharedBytes + cuda_on_cpu::kSharedGuardBytes]
-    __attribute__((aligned(128)));
+// Clang has to be told that it needs no constructor; g++ is, by a flag.
+#ifdef __clang__
+#define CUDA_ON_CPU_CONSTANT require_constant_initialization,
+#else
+#define CUDA_ON_CPU_CONSTANT
+#endif
+extern thread_local unsigned char
+    shared[cuda_on_cpu::kMaxSharedBytes + cuda_on_cpu::kSharedGuardBytes]
+    __attribute__((CUDA_ON_CPU_CONSTANT aligned(128), visibility("hidden")));
 
 #include "warp.h"
-#include "alignment.h"
 #include "bits.h"
 #include "atomics.h"
 #include "mathematics.h"
-#include "launch.h"
+#include "signature.h"
 
 #define __noinline__ __attribute__((noinline))  // last: the host's own headers use this word

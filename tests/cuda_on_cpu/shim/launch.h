@@ -1,7 +1,8 @@
 // What Python calls: a kernel's blocks one after another, in the order it asks for.
 #pragma once
-#include "meetings.h"
+#include "schedule.h"
 #include "signature.h"
+#include <sys/mman.h>
 #ifdef __linux__
 #include <link.h>
 #endif
@@ -22,6 +23,23 @@ struct Launch {
   int num_withheld;
   const Withheld* withheld;
 };
+
+inline void withhold() {
+  for (int i = 0; i < block->num_withheld; ++i) {
+    const Withheld& range = block->withheld[i];
+    memcpy(range.kept, range.at, range.num_bytes);
+    memset(range.at, 0xff, range.num_bytes);
+  }
+  block->is_withheld = true;
+}
+
+inline void give_back_withheld() {
+  for (int i = 0; block->is_withheld && i < block->num_withheld; ++i) {
+    const Withheld& range = block->withheld[i];
+    memcpy(range.at, range.kept, range.num_bytes);
+  }
+  block->is_withheld = false;
+}
 
 inline uint64_t next_random(uint64_t& state) {  // splitmix64
   uint64_t z = state += 0x9e3779b97f4a7c15ull;
@@ -73,8 +91,6 @@ inline void poison_static_shared(Range range) {
   if (range.begin < shared) memset(range.begin, 0xff, shared - range.begin);
   if (shared + sizeof(shared) < range.end)
     memset(shared + sizeof(shared), 0xff, range.end - (shared + sizeof(shared)));
-  // The compiler sees no way in which memset reached the kernels' variables.
-  asm volatile("" ::: "memory");
 }
 #endif
 
@@ -201,28 +217,3 @@ inline bool run(const Launch& launch, const KernelEntry& kernel) {
 }
 
 }  // namespace cuda_on_cpu
-
-#define CUDA_ON_CPU_KERNEL(name, ...)                               \
-  {name, decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kCount, \
-   decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kParameters,  \
-   &decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::template entry<&__VA_ARGS__>}
-
-#define CUDA_ON_CPU_EXPORTS(table)                                                               \
-  extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_num_kernels() {              \
-    return sizeof(table) / sizeof(table[0]);                                                     \
-  }                                                                                              \
-  extern "C" __attribute__((visibility("default"))) const cuda_on_cpu::KernelEntry*              \
-  cuda_on_cpu_kernels() {                                                                        \
-    return table;                                                                                \
-  }                                                                                              \
-  extern "C" __attribute__((visibility("default"))) uint64_t cuda_on_cpu_arena_bytes() {         \
-    return sizeof(cuda_on_cpu::Block) + 65536 +                                                  \
-           cuda_on_cpu::kMaxThreads * cuda_on_cpu::kStackBytes;                                  \
-  }                                                                                              \
-  extern "C" __attribute__((visibility("default"))) uint64_t cuda_on_cpu_static_shared_bytes() { \
-    return cuda_on_cpu::static_shared_bytes();                                                   \
-  }                                                                                              \
-  extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_launch(                      \
-      const cuda_on_cpu::Launch* launch, int kernel) {                                           \
-    return cuda_on_cpu::run(*launch, table[kernel]);                                             \
-  }

@@ -5,7 +5,7 @@
 // then the place holds NaN, so that a missing wait, a missing barrier behind the wait, and a
 // missing barrier before the copy are all seen.
 #pragma once
-#include "meetings.h"
+#include "block.h"
 
 namespace cuda_on_cpu {
 
@@ -168,19 +168,8 @@ void copy_async_wait() {
 
 inline void allow_next() {}
 
-// Where a launch overlaps, what the kernels before have written is not there until all threads of
-// the block wait for it.
 inline void wait_for_previous(CUDA_ON_CPU_HERE) {
-  using namespace cuda_on_cpu;
-  current->waited = true;
-  if (!block->overlaps) return;
-  if (++block->num_waited < block->num_threads) {
-    wait({"wait_for_previous", file, line}, 0);
-    return;
-  }
-  give_back_withheld();
-  for (int w = 0; w < block->num_warps; ++w)
-    make_ready(w, block->warps[w].lanes & ~(w == current->warp ? 1u << current->lane : 0u));
+  cuda_on_cpu::wait_for_previous({"wait_for_previous", file, line});
 }
 
 // As ex2.approx.ftz: subnormal operands and results become zero.

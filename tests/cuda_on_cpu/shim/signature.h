@@ -66,6 +66,10 @@ struct KernelEntry {
   void (*entry)(void**);
 };
 
+// What a library of kernels defines for runtime.cpp.
+extern const KernelEntry* const kernels __attribute__((visibility("hidden")));
+extern const int num_kernels __attribute__((visibility("hidden")));
+
 template <int... I>
 struct Indices {};
 template <int N, int... I>
@@ -93,3 +97,8 @@ template <typename... P>
 Signature<P...> signature_of(void (*)(P...));
 
 }  // namespace cuda_on_cpu
+
+#define CUDA_ON_CPU_KERNEL(name, ...)                               \
+  {name, decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kCount, \
+   decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::kParameters,  \
+   &decltype(cuda_on_cpu::signature_of(&__VA_ARGS__))::template entry<&__VA_ARGS__>}

@@ -1,6 +1,6 @@
 // Barriers and warp primitives. Each knows the line that called it, for the report of a fault.
 #pragma once
-#include "meetings.h"
+#include "block.h"
 
 #define CUDA_ON_CPU_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 

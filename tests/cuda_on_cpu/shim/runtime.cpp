@@ -1,12 +1,12 @@
-// Barriers of a block, and meetings of a warp's lanes, on which every warp primitive is built.
-#pragma once
-#include "block.h"
+// The part of the shim that knows no kernel: compiled once, linked to every library of kernels.
+#include "launch.h"
+#include "schedule.h"
+
+thread_local unsigned char shared[cuda_on_cpu::kMaxSharedBytes + cuda_on_cpu::kSharedGuardBytes];
 
 namespace cuda_on_cpu {
 
-// The block-wide barrier. Returns the parity under which its results stand.
-inline int block_barrier(Place place, int predicate) {
-  asm volatile("" ::: "memory");
+int block_barrier(Place place, int predicate) {
   const int parity = block->parity;
   if (block->arrived == 0) {
     block->barrier = place;
@@ -30,13 +30,10 @@ inline int block_barrier(Place place, int predicate) {
       make_ready(w, block->warps[w].lanes & ~self);
     }
   }
-  asm volatile("" ::: "memory");
   return parity;
 }
 
-// All lanes of the mask, each with its value. The caller reads slots, then calls part().
-inline Meeting* meet(Place place, unsigned mask, uint64_t value) {
-  asm volatile("" ::: "memory");
+Meeting* meet(Place place, unsigned mask, uint64_t value) {
   Thread* const self = current;
   Warp& warp = block->warps[self->warp];
   const unsigned bit = 1u << self->lane;
@@ -80,14 +77,64 @@ inline Meeting* meet(Place place, unsigned mask, uint64_t value) {
   return meeting;
 }
 
-inline void part(Meeting* meeting) {
+void part(Meeting* meeting) {
   meeting->unread &= ~(1u << current->lane);
   if (!meeting->unread) {
     Warp& warp = block->warps[current->warp];
     meeting->next_free = warp.free_meeting;
     warp.free_meeting = meeting;
   }
-  asm volatile("" ::: "memory");
+}
+
+void wait_for_previous(Place place) {
+  current->waited = true;
+  if (!block->overlaps) return;
+  if (++block->num_waited < block->num_threads) {
+    wait(place, 0);
+    return;
+  }
+  give_back_withheld();
+  for (int w = 0; w < block->num_warps; ++w)
+    make_ready(w, block->warps[w].lanes & ~(w == current->warp ? 1u << current->lane : 0u));
 }
 
 }  // namespace cuda_on_cpu
+
+// What the compiler calls when an address is not a multiple of what its type asks for: on a GPU
+// the launch would fail. Left to UBSan's own library where that is linked.
+#ifndef CUDA_ON_CPU_ASAN
+namespace cuda_on_cpu {
+struct TypeMismatch {
+  const char* file;
+  unsigned line, column;
+  const void* type;
+  unsigned char log_alignment, access;
+};
+
+[[noreturn]] static void report_misalignment(const TypeMismatch* where, size_t address) {
+  fault("misaligned address: %s:%u needs a multiple of %u bytes, got one %u bytes above",
+        base_name(where->file), where->line, 1u << where->log_alignment,
+        unsigned(address & ((1u << where->log_alignment) - 1)));
+}
+}  // namespace cuda_on_cpu
+
+extern "C" __attribute__((visibility("hidden"), used)) void __ubsan_handle_type_mismatch_v1_abort(
+    const cuda_on_cpu::TypeMismatch* where, size_t address) {
+  cuda_on_cpu::report_misalignment(where, address);
+}
+#endif
+
+// What Python calls.
+#pragma GCC visibility push(default)
+extern "C" {
+int cuda_on_cpu_num_kernels() { return cuda_on_cpu::num_kernels; }
+const cuda_on_cpu::KernelEntry* cuda_on_cpu_kernels() { return cuda_on_cpu::kernels; }
+uint64_t cuda_on_cpu_arena_bytes() {
+  return sizeof(cuda_on_cpu::Block) + 65536 + cuda_on_cpu::kMaxThreads * cuda_on_cpu::kStackBytes;
+}
+uint64_t cuda_on_cpu_static_shared_bytes() { return cuda_on_cpu::static_shared_bytes(); }
+int cuda_on_cpu_launch(const cuda_on_cpu::Launch* launch, int kernel) {
+  return cuda_on_cpu::run(*launch, cuda_on_cpu::kernels[kernel]);
+}
+}
+#pragma GCC visibility pop
