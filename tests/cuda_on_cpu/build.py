@@ -127,8 +127,13 @@ def link_flags(*, sanitize: bool) -> list[str]:
 
 def has_dynamic_shared(source: Path) -> bool:
     """Whether kernels of the file, or of a header beside it, size shared memory at launch."""
-    texts = [path.read_text() for path in (source, *source.parent.glob("*.cuh"))]
-    return any("extern __shared__" in text for text in texts)
+    return _mentions(source, "extern __shared__")
+
+
+def _mentions(source: Path, what: str) -> bool:
+    # Not in ptx.cuh, for which the shim has its own.
+    headers = [path for path in source.parent.glob("*.cuh") if path.name != "ptx.cuh"]
+    return any(what in path.read_text() for path in (source, *headers))
 
 
 def _wrapper(source: Path, expressions: Sequence[str], *, unnamed: bool) -> str:
@@ -165,6 +170,8 @@ def build(
     source = source.resolve()
     if not source.is_file():
         raise BuildError(f"there is no kernel file {source}")
+    if not _mentions(source, "__CUDA_ARCH__"):
+        arch = 80  # the same for all
     flags = compile_flags(sanitize=sanitize, arch=arch)
     guarded = sanitize and not has_dynamic_shared(source)
     if guarded:
