@@ -31,12 +31,10 @@ from llama_cu.ops.cuda_templates import (
 from tests.cuda_on_cpu.arguments import UNBOUNDED_THREADS, launch_bound
 
 FILES = sorted({template.file for template in TEMPLATES})
-# Every head size on one architecture whose attention has tensor cores, and on the one where it has
-# none; of a number that a kernel has for each of its values (the heads of a group, the elements of
-# a vector) the least and the most, which take fewest and most registers: all values with the head
-# sizes of nearly every checkpoint. Of the two types of 16 bits, which differ in their conversions,
-# the rare head sizes are compiled for one on either. On the other architectures the common head
-# sizes, the least and the most.
+# Everything on one architecture whose attention has tensor cores, and on the one where it has none,
+# but for the head sizes that few checkpoints have: of a kernel's numbers (the heads of a group, the
+# elements of a vector) the least and the most, and one of the two types of 16 bits, which differ in
+# their conversions. On the others the common head sizes, with the least and the most.
 COMMON_HEAD_DIMS = (64, 128)
 THOROUGH_ARCHS = {75: "bfloat16", 90: "float16"}  # and the type that is left out
 
@@ -169,6 +167,8 @@ def attributes(cubin: bytes, attribute: int) -> Iterator[tuple[int, int]]:
 def test_what_is_not_compiled_for_both_is_the_same_code(
     arch: int, other: int, program: str
 ) -> None:
+    if load_nvrtc().getVersion()[0] != 12:
+        pytest.skip("looked at with NVRTC 12 alone")
     kernels = programs(other)[program]
     cubins = [compiled_program(kernels, which).cubin for which in (arch, other)]
     code, same = ({k: v for k, v in sections(c) if k.startswith(".text.")} for c in cubins)
