@@ -21,7 +21,6 @@ from llama_cu.ops.cuda_kernels import (
 )
 from llama_cu.ops.cuda_templates import (
     ARCHS,
-    C_TYPES,
     HEAD_DIMS,
     PREFILL_MMA,
     TEMPLATES,
@@ -31,17 +30,12 @@ from llama_cu.ops.cuda_templates import (
 from tests.cuda_on_cpu.arguments import UNBOUNDED_THREADS, launch_bound
 
 FILES = sorted({template.file for template in TEMPLATES})
-# Everything on one architecture whose attention has tensor cores, and on the one where it has none,
-# but for the head sizes that few checkpoints have: of a kernel's numbers (the heads of a group, the
-# elements of a vector) the least and the most, and one of the two types of 16 bits, which differ in
-# their conversions. On the others the common head sizes, with the least and the most.
+# Everything on one architecture whose attention has tensor cores, and on the one where it has none.
+# On all of them the head sizes of nearly every checkpoint, and on those that differ most every
+# combination of the other arguments too.
 COMMON_HEAD_DIMS = (64, 128)
-THOROUGH_ARCHS = {75: "bfloat16", 90: "float16"}  # and the type that is left out
-
-# NVRTC 12.9 makes the same machine code for both of all kernels (238) but those of one file, so for
-# the first each kernel once a type is enough.
-SAME_CODE = {89: 86}
-OWN_CODE = "quantize"
+THOROUGH_ARCHS = (75, 90)
+ALL_ARGUMENTS = (75, 80, 90)
 
 # Dynamic and static shared memory of a block on any GPU from sm_80 on: sm_86, sm_89 and sm_120 have
 # least (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
@@ -67,30 +61,17 @@ def test_a_cubin_is_a_whole_elf_file() -> None:
         whole_elf(cubin[:-9])
 
 
-def chosen(arch: int) -> list[Specialisation]:
-    """What is compiled for one architecture."""
-    thorough = arch in THOROUGH_ARCHS
-    common = specialisations(arch, head_dims=COMMON_HEAD_DIMS, ends_only=not thorough)
-    if arch in SAME_CODE:
-        once = {(s.file, s.name, s.template_args[:1]): s for s in common if s.file != OWN_CODE}
-        return [*once.values(), *(s for s in common if s.file == OWN_CODE)]
-    if not thorough:
-        return common
-    rare, left_out = set(HEAD_DIMS).difference(COMMON_HEAD_DIMS), C_TYPES[THOROUGH_ARCHS[arch]]
-    every = [s for s in specialisations(arch, ends_only=True) if s.head_dim in rare]
-    return common + [s for s in every if s.template_args[0] != left_out]
-
-
 def programs(arch: int) -> dict[str, list[Specialisation]]:
     """What is compiled together for one architecture: a file's kernels of one head size."""
     together: dict[str, list[Specialisation]] = {}
-    for s in chosen(arch):
+    head_dims = HEAD_DIMS if arch in THOROUGH_ARCHS else COMMON_HEAD_DIMS
+    for s in specialisations(arch, head_dims=head_dims, ends_only=arch not in ALL_ARGUMENTS):
         name = s.file if s.head_dim is None else f"{s.file}-{s.head_dim}"
         together.setdefault(name, []).append(s)
     return together
 
 
-def compiled_program(program: list[Specialisation], arch: int) -> Compiled:
+def compile_program(program: list[Specialisation], arch: int) -> Compiled:
     return compile_cubin(program[0].file, [s.expression for s in program], arch=arch)
 
 
@@ -103,7 +84,7 @@ def compiled_program(program: list[Specialisation], arch: int) -> Compiled:
     ],
 )
 def test_every_kernel_compiles_without_a_spill(arch: int, program: list[Specialisation]) -> None:
-    compiled = compiled_program(program, arch)
+    compiled = compile_program(program, arch)
     assert compiled.cubin.startswith(b"\x7fELF")
     assert set(compiled.resources) == {s.expression for s in program}
     spilling = {name: r.spill_bytes for name, r in compiled.resources.items() if r.spill_bytes}
@@ -111,10 +92,9 @@ def test_every_kernel_compiles_without_a_spill(arch: int, program: list[Speciali
     for kernel in program:
         name, resources = kernel.expression, compiled.resources[kernel.expression]
         assert 0 < resources.registers <= 255, name
-        bound = launch_bound(KERNEL_DIR / f"{kernel.file}.cu", kernel.name)
+        threads = launch_bound(KERNEL_DIR / f"{kernel.file}.cu", kernel.name) or UNBOUNDED_THREADS
         # A warp's registers come in eights a thread; a multiprocessor has 64 Ki.
-        registers = -(-resources.registers // 8) * 8 * (bound or UNBOUNDED_THREADS)
-        assert registers <= 65536, name
+        assert -(-resources.registers // 8) * 8 * threads <= 65536, name
         assert resources.static_shared_bytes <= 48 * 1024, name
         if kernel.name == PREFILL_MMA.name:  # it asks for more, and fits every GPU that has it
             assert kernel.head_dim is not None
@@ -143,42 +123,23 @@ def test_a_row_covers_its_own_specialisations_and_no_others() -> None:
             assert not template.covers(("double", *specialisation.template_args[1:]))
 
 
-def sections(cubin: bytes) -> Iterator[tuple[str, bytes]]:
-    """Name and contents of every section of an ELF file."""
+def attributes(cubin: bytes, attribute: int) -> Iterator[tuple[int, int]]:
+    """(symbol, value) of every record of this kind in the section .nv.info."""
     table, entry_size, count, names_at = struct.unpack_from("<Q10xHHH", cubin, 0x28)
     headers = [struct.unpack_from("<IIQQQQ", cubin, table + i * entry_size) for i in range(count)]
     for name, _, _, _, offset, size in headers:
         text = cubin[headers[names_at][4] + name :].split(b"\0", 1)[0]
-        yield text.decode(), cubin[offset : offset + size]
-
-
-def attributes(cubin: bytes, attribute: int) -> Iterator[tuple[int, int]]:
-    """(symbol, value) of every record of this kind in the section .nv.info."""
-    info, at = dict(sections(cubin))[".nv.info"], 0
-    while at < len(info):
-        layout, kind, num_bytes = struct.unpack_from("<BBH", info, at)
-        if layout == EIFMT_SVAL and kind == attribute:
-            yield struct.unpack_from("<II", info, at + 4)
-        at += 4 + (num_bytes if layout == EIFMT_SVAL else 0)
-
-
-@pytest.mark.parametrize("program", ["rms_norm", "attention_decode-128"])
-@pytest.mark.parametrize(("arch", "other"), SAME_CODE.items())
-def test_what_is_not_compiled_for_both_is_the_same_code(
-    arch: int, other: int, program: str
-) -> None:
-    if load_nvrtc().getVersion()[0] != 12:
-        pytest.skip("looked at with NVRTC 12 alone")
-    kernels = programs(other)[program]
-    cubins = [compiled_program(kernels, which).cubin for which in (arch, other)]
-    code, same = ({k: v for k, v in sections(c) if k.startswith(".text.")} for c in cubins)
-    assert len(code) == len(kernels)
-    assert code == same
+        end = offset + size if text == b".nv.info" else offset
+        while offset < end:
+            layout, kind, num_bytes = struct.unpack_from("<BBH", cubin, offset)
+            if layout == EIFMT_SVAL and kind == attribute:
+                yield struct.unpack_from("<II", cubin, offset + 4)
+            offset += 4 + (num_bytes if layout == EIFMT_SVAL else 0)
 
 
 @pytest.mark.parametrize("arch", [75, 90, 120])
 def test_what_ptxas_says_stands_in_the_machine_code_too(arch: int) -> None:
-    compiled = compiled_program(programs(arch)["rms_norm"], arch)
+    compiled = compile_program(programs(arch)["rms_norm"], arch)
     registers = dict(attributes(compiled.cubin, EIATTR_REGCOUNT))
     frames = dict(attributes(compiled.cubin, EIATTR_FRAME_SIZE))  # of their subroutines too
     stacks = [frames[symbol] for symbol in registers]

@@ -145,7 +145,7 @@ def _wrapper(source: Path, expressions: Sequence[str], *, unnamed: bool) -> str:
         "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n#include <ptx.cuh>\n"
         + (f"namespace {{\n{include}}}\n" if unnamed else include)
         + f"static const cuda_on_cpu::KernelEntry kKernels[] = {{\n{rows}}};\n"
-        f"const cuda_on_cpu::KernelEntry* const cuda_on_cpu::kernels = kKernels;\n"
+        "const cuda_on_cpu::KernelEntry* const cuda_on_cpu::kernels = kKernels;\n"
         f"const int cuda_on_cpu::num_kernels = {len(expressions)};\n"
     )
 

@@ -17,19 +17,13 @@ from llama_cu.ops.device import Kernel, KernelRequest, check_contiguous, check_c
 from tests.cuda_on_cpu import arguments
 from tests.cuda_on_cpu.build import build
 from tests.cuda_on_cpu.bundles import bundle
-from tests.cuda_on_cpu.library import (
-    Arena,
-    KernelFault,
-    LaunchError,
-    Library,
-    checked_order,
-    order_of_environment,
-)
+from tests.cuda_on_cpu.library import ORDERS, Arena, KernelFault, LaunchError, Library
 from tests.cuda_on_cpu.memory import POISON, Memory
 from tests.cuda_on_cpu.queue import Event, Graph, Place, WorkQueue
 
 Array = Any
 SANITIZE_VARIABLE = "CUDA_ON_CPU_SANITIZE"
+ORDER_VARIABLE = "CUDA_ON_CPU_ORDER"
 
 
 class CpuDevice:
@@ -64,7 +58,7 @@ class CpuDevice:
         self.requests: set[KernelRequest] = set()
         self.prepared: set[KernelRequest] = set()
         self._sanitize = bool(os.environ.get(SANITIZE_VARIABLE)) if sanitize is None else sanitize
-        self._order = order_of_environment() if order is None else checked_order(order)
+        self._order = _order(os.environ.get(ORDER_VARIABLE, "forward") if order is None else order)
         self._kernel_dir = kernel_dir
         self._memory = Memory(memory_bytes, sanitize=self._sanitize)
         self._queue = WorkQueue(lazy=lazy)
@@ -251,3 +245,11 @@ def _multiply(
         if beta != 0.0:
             product += np.float32(beta) * out.astype(np.float32)
         out[...] = product.astype(out.dtype)
+
+
+def _order(order: str | int) -> str | int:
+    if isinstance(order, int) or order in ORDERS:
+        return order
+    if order.isdigit():
+        return int(order)
+    raise ValueError(f"order must be forward, reversed or a seed, got {order!r}")

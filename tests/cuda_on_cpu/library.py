@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import mmap
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 ORDERS = {"forward": 0, "reversed": 1}
-ORDER_VARIABLE = "CUDA_ON_CPU_ORDER"
 _NEW_ARENAS = 8
 
 
@@ -174,20 +172,6 @@ class Library:
         )
         if not self._launch(ctypes.byref(launch), index):
             raise KernelFault(self._message.value.decode())
-
-
-def order_of_environment() -> str | int:
-    """How threads take turns where nobody says: "forward", "reversed", or a seed."""
-    return checked_order(os.environ.get(ORDER_VARIABLE, "forward"))
-
-
-def checked_order(order: str | int) -> str | int:
-    """An order, whose seed may be a string of digits; ValueError for anything else."""
-    if isinstance(order, int) or order in ORDERS:
-        return order
-    if order.isdigit():
-        return int(order)
-    raise ValueError(f"order must be forward, reversed or a seed, got {order!r}")
 
 
 def _parameters(entry: _Entry) -> tuple[Parameter, ...]:

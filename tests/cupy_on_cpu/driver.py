@@ -21,7 +21,7 @@ from tests.cuda_on_cpu.arguments import (
 )
 from tests.cuda_on_cpu.build import build
 from tests.cuda_on_cpu.bundles import bundle
-from tests.cuda_on_cpu.library import Arena, Library, order_of_environment
+from tests.cuda_on_cpu.library import Arena, Library
 from tests.cupy_on_cpu.machine import (
     INT,
     INVALID_VALUE,
@@ -178,5 +178,5 @@ class Driver:
             args=[ctypes.create_string_buffer(value, len(value)) for value in values],
             shared_bytes=shared,
             arena=self._arena,
-            order=order_of_environment(),
+            order="forward",
         )

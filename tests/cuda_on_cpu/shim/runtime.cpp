@@ -25,10 +25,7 @@ int block_barrier(Place place, int predicate) {
   } else {
     block->arrived = 0;
     block->parity ^= 1;
-    for (int w = 0; w < block->num_warps; ++w) {
-      const unsigned self = w == current->warp ? 1u << current->lane : 0;
-      make_ready(w, block->warps[w].lanes & ~self);
-    }
+    make_others_ready();
   }
   return parity;
 }
@@ -94,8 +91,7 @@ void wait_for_previous(Place place) {
     return;
   }
   give_back_withheld();
-  for (int w = 0; w < block->num_warps; ++w)
-    make_ready(w, block->warps[w].lanes & ~(w == current->warp ? 1u << current->lane : 0u));
+  make_others_ready();
 }
 
 }  // namespace cuda_on_cpu

@@ -94,6 +94,14 @@ inline void make_ready(int warp, unsigned lanes) {
   if (w.ready) block->ready_warps |= 1u << block->position_of[warp];
 }
 
+// All threads of the block but the running one, which all wait for it.
+inline void make_others_ready() {
+  for (int w = 0; w < block->num_warps; ++w) {
+    const unsigned self = w == current->warp ? 1u << current->lane : 0;
+    make_ready(w, block->warps[w].lanes & ~self);
+  }
+}
+
 // The next thread in the running order, the same warp first; null when none can run.
 inline Thread* take_ready(int warp) {
   if (!block->warps[warp].ready) {
