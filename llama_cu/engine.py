@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llama_cu.batch import Batch
+from llama_cu.block_rows import RowAllocator
 from llama_cu.checkpoint.rope import rope_row
 from llama_cu.decode_loop import DecodeLoop
 from llama_cu.errors import RequestError
@@ -59,8 +60,10 @@ class Engine:
         device = model.ops.device
         if max_batch_tokens is None:
             max_batch_tokens = _CPU_BATCH_TOKENS if device is None else _DEVICE_BATCH_TOKENS
+        # The kernels read blocks wherever they lie.
+        allocator = RowAllocator if device is None else BlockAllocator
         self.scheduler = Scheduler(
-            BlockAllocator(cache.num_blocks, cache.block_size),
+            allocator(cache.num_blocks, cache.block_size),
             max_batch_tokens=max_batch_tokens,
             max_num_seqs=max_num_seqs,
         )
@@ -257,7 +260,8 @@ class Engine:
                 f"{len(sequence)} tokens need {needed} KV-cache blocks, "
                 f"but {allocator.num_free} are free"
             )
-        sequence.block_table = [allocator.allocate() for _ in range(needed)]
+        sequence.block_table = []
+        allocator.extend(sequence.block_table, needed, needed)
         chunk_size = min(self._scorer.max_rows, self.scheduler.max_batch_tokens)
         try:
             for start in range(0, len(sequence), chunk_size):

@@ -78,14 +78,28 @@ class BlockAllocator:
     def num_free(self) -> int:
         return len(self._free)
 
-    def allocate(self) -> int:
-        """A block for one user; what it held before can no longer be found.
+    def extend(self, block_table: list[int], num_blocks: int, room: int) -> None:
+        """Add blocks to a table that is going to grow by `room`, these included.
 
-        Raises IndexError when no block is free: the scheduler asks `num_free` first.
+        Raises IndexError when too few are free: the scheduler asks `num_free` first.
+        """
+        if num_blocks > self.num_free:
+            raise IndexError(f"{num_blocks} KV-cache blocks wanted, {self.num_free} free")
+        self._extend(block_table, num_blocks, room)
+
+    def _extend(self, block_table: list[int], num_blocks: int, room: int) -> None:
+        block_table += [self.allocate() for _ in range(num_blocks)]
+
+    def allocate(self, block_id: int | None = None) -> int:
+        """A block for one user: this one, which is free, or the least recently used.
+
+        What it held before can no longer be found. Raises IndexError when no block is free.
         """
         if not self._free:
             raise IndexError("no free KV-cache block")
-        block_id, _ = self._free.popitem(last=False)
+        if block_id is None:
+            block_id = next(iter(self._free))
+        del self._free[block_id]
         block = self._blocks[block_id]
         if block.key is not None:
             del self._cached[block.key]

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from llama_cu.kv_cache import BlockAllocator
 from llama_cu.sequence import Sequence
 
+# An answer may become long, and seldom does: room is held for no more than this part of the cache.
+_SHARES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Slice:
@@ -101,7 +104,7 @@ class Scheduler:
         needed = self._num_missing(num_tokens, len(sequence.block_table))
         if self.allocator.num_free < needed:
             return None
-        sequence.block_table += [self.allocator.allocate() for _ in range(needed)]
+        self._give(sequence, needed)
         return needed
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -112,8 +115,15 @@ class Scheduler:
             self._preempt(youngest)
             if youngest is sequence:
                 return False
-        sequence.block_table += [self.allocator.allocate() for _ in range(needed)]
+        self._give(sequence, needed)
         return True
+
+    def _give(self, sequence: Sequence, num_blocks: int) -> None:
+        """Add blocks; the allocator is told how many there will be, if not by far too many."""
+        table, most = sequence.block_table, self.allocator.num_blocks // _SHARES
+        longest = self._num_missing(len(sequence) + sequence.num_missing, len(table))
+        known = self._num_missing(len(sequence), len(table))
+        self.allocator.extend(table, num_blocks, max(num_blocks, known, min(longest, most)))
 
     def _num_missing(self, num_tokens: int, num_blocks: int) -> int:
         return max(0, -(-num_tokens // self.allocator.block_size) - num_blocks)
@@ -147,9 +157,10 @@ class Scheduler:
         found, num_tokens, needed = chunk
         num_cached = len(found) * self.allocator.block_size
         self.allocator.claim(found)
-        sequence.block_table = found + [self.allocator.allocate() for _ in range(needed)]
+        sequence.block_table = found
         sequence.num_computed = num_cached
         sequence.num_registered = len(found)
+        self._give(sequence, needed)
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = min(num_cached, sequence.prompt_len)
         return Slice(sequence, num_tokens)

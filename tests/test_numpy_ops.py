@@ -109,6 +109,31 @@ def test_a_lone_sequence_is_read_where_it_lies(window):
         assert ops._attention._k_copy.size == 0
 
 
+@pytest.mark.parametrize("window", [None, 20])
+def test_those_in_a_row_are_read_where_they_lie_beside_those_that_are_not(window):
+    ops = NumpyOps(DTYPES["float32"])
+    lens = ((1, 70), (1, 33), (9, 70), (1, 48), (5, 40))
+    problem = Problem(ops, lens, (64, 6, 2))
+    scattered = problem.result(window)
+    copied = ops._attention._k_copy.size
+    order = sorted(block for table in problem.tables for block in table)
+    moved = {}
+    for i in (0, 2, 3):  # the others stay scattered, over what is left
+        for block in problem.tables[i]:
+            moved[block] = order[len(moved)]
+    for i in (1, 4):
+        for block in reversed(problem.tables[i]):
+            moved[block] = order[len(moved)]
+    old, new = list(moved), list(moved.values())
+    for cache in (problem.k_cache, problem.v_cache):
+        cache[new] = cache[old]
+    problem.tables = tuple(tuple(moved[block] for block in table) for table in problem.tables)
+    ops = NumpyOps(DTYPES["float32"])
+    problem.ops = ops
+    np.testing.assert_array_equal(problem.result(window), scattered)
+    assert 0 < ops._attention._k_copy.size < copied
+
+
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 5, 8, 15, 16, 31, 64, 65, 130])
 @pytest.mark.parametrize("avx512", [False, True])
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -28,19 +28,27 @@ _MAX_TILE_SCORES = 1 << 22
 # As many elements of K, and of V, are copied together at most, unless one sequence has more.
 _MAX_GATHERED = 1 << 20
 
+# K and V, both [num_tokens, num_kv_heads, head_dim]: True of the cache itself, False of a copy.
+_Sources = dict[bool, tuple[Array, Array]]
+
 
 @dataclass(frozen=True)
 class _Sequence:
     queries: slice  # its rows of q
     num_keys: int  # as far as its queries see them
-    keys: slice  # their rows of a group's K and V
+    in_place: bool  # read out of the cache, else out of a copy of the group's blocks
+    keys: slice  # their rows of either
+
+    def read(self, sources: _Sources) -> tuple[Array, Array]:
+        k, v = sources[self.in_place]
+        return k[self.keys], v[self.keys]
 
 
 class _Group:
-    """Sequences whose K and V are read together, out of some blocks; None: out of the cache."""
+    """Sequences that share a softmax, and a copy of the blocks of those that are not in place."""
 
-    def __init__(self, blocks: list[int] | None, sequences: list[_Sequence]) -> None:
-        self.blocks = None if blocks is None else np.array(blocks, np.int32)
+    def __init__(self, blocks: list[int], sequences: list[_Sequence]) -> None:
+        self.blocks = np.array(blocks, np.int32)
         self.prefills = [one for one in sequences if one.queries.stop - one.queries.start > 1]
         self.decodes = [one for one in sequences if one.queries.stop - one.queries.start == 1]
         self.decode_rows = np.array([one.queries.start for one in self.decodes])
@@ -70,15 +78,17 @@ class Attention:
         """In the shape of q, not rounded."""
         out = np.empty(q.shape, np.float32)
         for group in self._groups_of(batch, k_cache, window):
-            k, v = self._gathered(k_cache, v_cache, group.blocks)
+            sources = self._sources(k_cache, v_cache, group.blocks)
             if len(group.decodes) > 1:
-                _attend_one_each(q, k, v, group, scale, out=out)
+                _attend_one_each(q, sources, group, scale, out=out)
             elif group.decodes:
-                row, keys = group.decodes[0].queries.start, group.decodes[0].keys
-                _attend_one(q[row], k[keys], v[keys], scale, out=out[row])
+                row = group.decodes[0].queries.start
+                k, v = group.decodes[0].read(sources)
+                _attend_one(q[row], k, v, scale, out=out[row])
             for prefill in group.prefills:
-                rows, keys = prefill.queries, prefill.keys
-                _attend(q[rows], k[keys], v[keys], scale, window, out=out[rows])
+                rows = prefill.queries
+                k, v = prefill.read(sources)
+                _attend(q[rows], k, v, scale, window, out=out[rows])
         return out
 
     def _groups_of(
@@ -90,22 +100,23 @@ class Attention:
             self._groups[window] = list(_grouped(batch, cache, window))
         return self._groups[window]
 
-    def _gathered(
-        self, k_cache: Array | Int8Cache, v_cache: Array | Int8Cache, blocks: Array | None
-    ) -> tuple[Array, Array]:
-        """K and V of some blocks, token by token: both [num_tokens, num_kv_heads, head_dim]."""
+    def _sources(
+        self, k_cache: Array | Int8Cache, v_cache: Array | Int8Cache, blocks: Array
+    ) -> _Sources:
+        """K and V of a copy of some blocks, and of the cache, token by token."""
         row = k_cache.shape[2:]
-        if blocks is None:
-            assert not isinstance(k_cache, Int8Cache) and not isinstance(v_cache, Int8Cache)
-            return k_cache.reshape(-1, *row), v_cache.reshape(-1, *row)
         shape = (len(blocks), *k_cache.shape[1:])
         size = math.prod(shape)
         if self._k_copy.size < size:  # kept, since new memory costs several times the copy
             self._k_copy, self._v_copy = np.empty(size, np.float32), np.empty(size, np.float32)
         k, v = (copy[:size].reshape(shape) for copy in (self._k_copy, self._v_copy))
-        _gather(k_cache, blocks, out=k)
-        _gather(v_cache, blocks, out=v)
-        return k.reshape(-1, *row), v.reshape(-1, *row)
+        if size:
+            _gather(k_cache, blocks, out=k)
+            _gather(v_cache, blocks, out=v)
+        sources = {False: (k.reshape(-1, *row), v.reshape(-1, *row))}
+        if not isinstance(k_cache, Int8Cache) and not isinstance(v_cache, Int8Cache):
+            sources[True] = k_cache.reshape(-1, *row), v_cache.reshape(-1, *row)
+        return sources
 
 
 def _gather(cache: Array | Int8Cache, blocks: Array, *, out: Array) -> None:
@@ -119,11 +130,12 @@ def _gather(cache: Array | Int8Cache, blocks: Array, *, out: Array) -> None:
 
 
 def _grouped(batch: Batch, cache: Array | Int8Cache, window: int | None) -> Iterator[_Group]:
-    """The sequences of a batch in order. A lone one whose blocks lie in a row is read in place."""
+    """The sequences of a batch in order. One whose blocks lie in a row is read in place."""
     _, block_size, *row = cache.shape
     most_blocks = _MAX_GATHERED // (block_size * math.prod(row))
     blocks: list[int] = []
     sequences: list[_Sequence] = []
+    num_blocks = 0
     next_row = 0
     for i, query_len in enumerate(batch.query_lens):
         queries = slice(next_row, next_row + query_len)
@@ -131,16 +143,18 @@ def _grouped(batch: Batch, cache: Array | Int8Cache, window: int | None) -> Iter
         end = batch.host_context_lens[i]
         first = 0 if window is None else max(0, end - query_len - window + 1)
         own = batch.host_block_tables[i][first // block_size : -(-end // block_size)]
-        in_place = batch.num_seqs == 1 and not isinstance(cache, Int8Cache) and _in_a_row(own)
-        if len(blocks) + len(own) > most_blocks and blocks:
+        if num_blocks + len(own) > most_blocks and sequences:
             yield _Group(blocks, sequences)
-            blocks, sequences = [], []
+            blocks, sequences, num_blocks = [], [], 0
+        num_blocks += len(own)
+        in_place = not isinstance(cache, Int8Cache) and _in_a_row(own)
         before = own[0] if in_place else len(blocks)
         moved = (before - first // block_size) * block_size
         keys = slice(first + moved, end + moved)
-        sequences.append(_Sequence(queries, end - first, keys))
-        blocks += own
-    yield _Group(None if in_place else blocks, sequences)
+        sequences.append(_Sequence(queries, end - first, in_place, keys))
+        if not in_place:
+            blocks += own
+    yield _Group(blocks, sequences)
 
 
 def _in_a_row(blocks: tuple[int, ...]) -> bool:
@@ -165,27 +179,32 @@ def _attend_one(q: Array, k: Array, v: Array, scale: float, *, out: Array) -> No
 
 
 def _attend_one_each(
-    q: Array, k: Array, v: Array, group: _Group, scale: float, *, out: Array
+    q: Array, sources: _Sources, group: _Group, scale: float, *, out: Array
 ) -> None:
     """`_attend_one` for the decodes of a group; q and out [num_queries, num_heads, head_dim].
 
     They share all but the products: 16 of SmolLM2's, copies out of the cache included, took 1.6
     times as long one after the other on Zen 3.
     """
-    num_kv_heads, head_dim = k.shape[1:]
+    num_kv_heads, head_dim = sources[False][0].shape[1:]
     q = q[group.decode_rows] * np.float32(scale)
     q = q.reshape(len(group.decodes), num_kv_heads, -1, 1, head_dim)
-    k, v = k.transpose(1, 2, 0)[:, None], v.transpose(1, 0, 2)[:, None]
+    keys_and_values = {
+        in_place: (k.transpose(1, 2, 0)[:, None], v.transpose(1, 0, 2)[:, None])
+        for in_place, (k, v) in sources.items()
+    }
     max_keys = max(decode.num_keys for decode in group.decodes)
     scores = np.empty((*q.shape[:-1], max_keys), np.float32)
     for i, decode in enumerate(group.decodes):
-        np.matmul(q[i], k[..., decode.keys], out=scores[i, ..., : decode.num_keys])
+        k = keys_and_values[decode.in_place][0][..., decode.keys]
+        np.matmul(q[i], k, out=scores[i, ..., : decode.num_keys])
         scores[i, ..., decode.num_keys :] = -np.inf
     weights, sums = _exponentials(scores)
     weights = _for_values(weights)
     attended = np.empty((*weights.shape[:-1], head_dim), np.float32)
     for i, decode in enumerate(group.decodes):
-        np.matmul(weights[i, ..., : decode.num_keys], v[:, :, decode.keys], out=attended[i])
+        v = keys_and_values[decode.in_place][1][:, :, decode.keys]
+        np.matmul(weights[i, ..., : decode.num_keys], v, out=attended[i])
     attended /= sums.reshape(*weights.shape[:-1], 1)
     out[group.decode_rows] = attended.reshape(len(group.decodes), -1, head_dim)
 
