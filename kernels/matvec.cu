@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 2)
   point_at(tile);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) load(step, 0, end);
-  wait_for_previous();  // nobody writes a weight
+  wait_for_previous();  // the kernel ahead has not written the weight: `early` of the launch
 
   const auto* x_words = reinterpret_cast<const Words*>(x) + from;
   if (NORM) {

@@ -27,6 +27,7 @@ PARAMS = SamplingParams(max_tokens=6, seed=5)
         {"dtype": "bfloat16"},
         {"dtype": "float16", "quantize": "int4", "kv_dtype": "int8"},
         {"dtype": "bfloat16", "quantize": "int8"},
+        {"dtype": "float32", "quantize": "int8"},  # a product's weight is expanded just before it
     ],
     ids=lambda options: "-".join(options.values()),
 )

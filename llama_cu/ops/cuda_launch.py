@@ -59,14 +59,19 @@ def vector_lanes(dtype: np.dtype[Any], *sizes: int) -> int:
 
 
 def launch(
-    kernel: Kernel, grid: tuple[int, ...], block: int, *args: Any, shared_bytes: int = 0
+    kernel: Kernel,
+    grid: tuple[int, ...],
+    block: int,
+    *args: Any,
+    shared_bytes: int = 0,
+    early: bool = True,
 ) -> None:
     """Queue the kernel on blocks of `block` threads; an empty grid has nothing to do.
 
-    CUDA refuses an empty grid, and CuPy would make one block of it.
+    CUDA refuses an empty grid, and CuPy would make one block of it. `early` as in `Kernel`.
     """
     if all(grid):
-        kernel(grid, (block,), args, shared_bytes)
+        kernel(grid, (block,), args, shared_bytes, early=early)
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -32,12 +32,13 @@ def linear(
     """`Ops.linear`."""
     if reads_once(ops.device, x, weight):
         return _matvec(ops, x, weight=weight, bias=bias, residual=residual)
+    early = not isinstance(weight, PACKED)
     weight = _expanded(ops, weight)
     shape = _product_shape(ops, x, weight)
     if residual is not None:
         check_array("linear: residual", residual, shape=shape, dtype=ops.dtype)
     if _are_few(x):
-        return matvec(ops.device, x, weight=weight, bias=bias, residual=residual)
+        return matvec(ops.device, x, weight=weight, bias=bias, residual=residual, early=early)
     out = ops.empty(shape) if residual is None else residual
     if bias is not None:
         _launch_bias(ops, "fill_bias" if residual is None else "add_bias", bias, out=out)

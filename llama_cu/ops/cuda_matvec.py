@@ -88,12 +88,14 @@ def matvec(
     residual: Array | None = None,
     norm: Norm | None = None,
     epilogue: Epilogue = Epilogue.STORE,
+    early: bool = True,
 ) -> Array:
     """x weightᵀ of 1 to MAX_MATVEC_ROWS rows, after the epilogue: [num_rows, out_size].
 
     x [num_rows, in_size] and weight [weight_rows, in_size] have one dtype. out_size is
     weight_rows, or half of it for SWIGLU. A residual means ADD, and is returned; FLOAT32 takes no
-    bias. ValueError for arrays that do not fit.
+    bias. The kernel asks for its weight before it waits for the kernel ahead: a weight which that
+    one writes must not be read `early`. ValueError for arrays that do not fit.
     """
     if residual is not None:
         epilogue = Epilogue.ADD
@@ -104,7 +106,8 @@ def matvec(
     dtype = np.dtype(np.float32) if epilogue is Epilogue.FLOAT32 else x.dtype
     out = device.empty(shape, dtype) if residual is None else residual
     check_array("linear: residual", out, shape=shape, dtype=dtype)
-    _launch(device, x, weight=weight, bias=bias, norm=norm, epilogue=epilogue, out=out)
+    options: dict[str, Any] = {"bias": bias, "norm": norm, "epilogue": epilogue, "early": early}
+    _launch(device, x, weight=weight, out=out, **options)
     return out
 
 
@@ -117,6 +120,7 @@ def _launch(
     norm: Norm | None,
     epilogue: Epilogue,
     out: Array,
+    early: bool,
 ) -> None:
     (num_rows, in_size), out_size = x.shape, out.shape[1]
     whole = in_size * x.itemsize % 16 == 0
@@ -134,7 +138,7 @@ def _launch(
     sizes = (np.int32(num_rows), np.int32(in_size), np.int32(out_size))
     eps = np.float32(norm.eps if norm else 0)
     args = (*arrays, *outs, *sizes, eps, np.int32(32 << split), np.int32(epilogue))
-    launch(kernel, (grid,), block, *args, shared_bytes=shared_bytes)
+    launch(kernel, (grid,), block, *args, shared_bytes=shared_bytes, early=early)
 
 
 def _check_operands(

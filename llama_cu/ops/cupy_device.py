@@ -198,7 +198,7 @@ class CupyDevice:
     def _load(self, specialisation: Specialisation) -> Kernel:
         path, lowered_name = self._cubin(specialisation)
         raw = self._cupy.RawModule(path=str(path)).get_function(lowered_name)
-        early = overlaps(specialisation.name)
+        waits = overlaps(specialisation.name)
         allowed_shared_bytes = 0
 
         def launch(
@@ -206,6 +206,8 @@ class CupyDevice:
             block: tuple[int, ...],
             args: Sequence[Any],
             shared_bytes: int = 0,
+            *,
+            early: bool = True,
         ) -> None:
             nonlocal allowed_shared_bytes
             if not all((*grid, *block)):  # CuPy would launch one block where none is asked for
@@ -213,7 +215,7 @@ class CupyDevice:
             if shared_bytes > allowed_shared_bytes:  # static and dynamic over 48 KiB need it
                 raw.max_dynamic_shared_size_bytes = shared_bytes
                 allowed_shared_bytes = shared_bytes
-            if early and self._capturing and self._overlapped is not None:
+            if early and waits and self._capturing and self._overlapped is not None:
                 stream = self._cupy.cuda.get_current_stream().ptr
                 function = raw.kernel.ptr
                 options = {"shared_bytes": shared_bytes, "stream": stream}

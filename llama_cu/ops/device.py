@@ -12,12 +12,28 @@ import numpy as np
 
 Array = Any
 
-Kernel = Callable[[tuple[int, ...], tuple[int, ...], Sequence[Any], int], None]
-"""kernel(grid, block, args, shared_bytes): args are device arrays and NumPy scalars of the exact
-C width (np.int32, np.float32, np.uint64); never a bare int or float."""
-
 KernelRequest = tuple[str, str, tuple[str | int, ...]]
 """What `Device.kernel` is asked for: file, name, template arguments."""
+
+
+class Kernel(Protocol):
+    """A compiled kernel."""
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Any],
+        shared_bytes: int = 0,
+        *,
+        early: bool = True,
+    ) -> None:
+        """Queue it.
+
+        args are device arrays and NumPy scalars of the exact C width (np.int32, np.float32,
+        np.uint64); never a bare int or float. With `early`, a kernel that waits by itself for the
+        one ahead may begin before that has ended.
+        """
 
 
 class Event(Protocol):

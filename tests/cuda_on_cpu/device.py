@@ -173,12 +173,15 @@ class CpuDevice:
         library: Library,
         index: int,
         max_threads: int,
-        early: bool,
+        waits: bool,
         grid: tuple[int, ...],
         block: tuple[int, ...],
         args: Sequence[Any],
         shared_bytes: int = 0,
+        *,
+        early: bool = True,
     ) -> None:
+        early = early and waits
         arena = self._arena
         assert arena is not None
         try:
