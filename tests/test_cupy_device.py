@@ -157,9 +157,13 @@ def test_a_device_says_what_it_is(device: Device) -> None:
 
 def test_machine_code_is_taken_from_the_same_major_version() -> None:
     supported = (75, 80, 86, 89, 90, 100, 120)
-    assert [nearest_arch(cc, supported) for cc in (75, 87, 89, 90, 103, 121)] == [
+    assert [nearest_arch(cc, supported) for cc in (75, 88, 89, 90, 103, 121)] == [
         75, 86, 89, 90, 100, 120,
     ]  # fmt: skip
+    assert nearest_arch(87, (86, 87)) == 87
+    assert nearest_arch(103, (100, 101, 120)) == 100  # 101 is an embedded chip
+    with pytest.raises(BackendUnavailable, match=r"compute capability 8.7: update CuPy"):
+        nearest_arch(87, supported)
     with pytest.raises(BackendUnavailable, match=r"compute capability 13.0: update CuPy"):
         nearest_arch(130, supported)
 

@@ -124,6 +124,37 @@ assert (device.download(array) == 2).all()
     assert done.returncode == 0, done.stderr
 
 
+def test_a_graph_keeps_its_memory_when_there_is_none_left_for_another() -> None:
+    done = on_cupy("""
+UINT8 = np.dtype(np.uint8)
+ops = CudaOps(device, FLOAT32)
+x, weight = (device.upload(np.ones((size, 2), 'f4')) for size in (1 << 12, 1))
+out, zeros = device.empty((1 << 12, 1), FLOAT32), device.pinned((1 << 12, 1), FLOAT32)
+zeros[...] = 0
+def work():  # by way of 32 KiB that are the graph's own, and of no use to the next
+    device.gemm(ops.rms_norm(x, weight[0], 1e-5), weight, out)
+work()
+want = device.download(out)
+graph = device.capture(work)
+rest = device.empty((device.free_memory() - (1 << 20),), UINT8)
+try:
+    device.capture(lambda: device.empty((16 << 20,), UINT8))
+except MemoryError:
+    pass
+else:
+    raise AssertionError("there was memory left")
+device.copy_in(zeros, out)
+graph.launch()
+assert (device.download(out) == want).all() and want.all()
+
+del rest  # which CuPy keeps for other arrays
+made = []
+device.capture(lambda: made.append(device.empty((16 << 20,), UINT8)))
+assert len(made) == 1
+""")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("program", "message"),
     [

@@ -43,6 +43,8 @@ _REMEDY = "pip install 'llama-cu[cuda12]' (or [cuda13])"
 # What cuBLAS recommends for Hopper; more than enough for the others.
 _CUBLAS_WORKSPACE_BYTES = 32 << 20
 _COMPILE_THREADS = 8
+# Compute capabilities of Tegra (CUDA C++ Programming Guide, "Binary Compatibility").
+_EMBEDDED = {53, 62, 72, 87, 101, 110}
 
 
 class CupyDevice:
@@ -75,8 +77,10 @@ class CupyDevice:
         self._kernels: dict[KernelRequest, Kernel] = {}
         workspace = self._cupy.empty(_CUBLAS_WORKSPACE_BYTES, np.uint8)
         self._cublas = Cublas(load_cublas(), workspace)
-        # What graphs own comes from a pool of their own: nothing else is ever placed there.
-        self._graph_pool = self._cupy.cuda.MemoryPool()
+        # What graphs own comes from a pool of their own: nothing else is ever placed there. A pool
+        # that finds no more memory gives back what looks free to it: theirs is held here too.
+        self._graph_memory: list[Any] = []
+        self._graph_pool = self._cupy.cuda.MemoryPool(self._allocate_for_graphs)
         self._capture_stream = self._cupy.cuda.Stream(non_blocking=True)
         self.overlaps = overlap and self.arch >= _OLDEST_OVERLAPPING_ARCH
         self._overlapped = OverlappedLaunches(load_driver()) if self.overlaps else None
@@ -122,6 +126,18 @@ class CupyDevice:
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """A CUDA graph. Capturing cannot be done on the default stream, launching can."""
+        try:
+            return self._capture(work)
+        except MemoryError:  # the other pool may keep what a graph has no access to
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            return self._capture(work)
+
+    def _allocate_for_graphs(self, size: int) -> Any:
+        memory = self._cupy.cuda.MemoryPointer(self._cupy.cuda.Memory(size), 0)
+        self._graph_memory.append(memory)
+        return memory
+
+    def _capture(self, work: Callable[[], None]) -> Graph:
         stream = self._capture_stream
         with self._cupy.cuda.using_allocator(self._graph_pool.malloc), stream:
             self._cublas.use_stream(stream.ptr)
@@ -243,9 +259,15 @@ class _CupyEvent:
 def nearest_arch(capability: int, supported: Sequence[int]) -> int:
     """The newest architecture NVRTC knows whose machine code the device runs: same major version.
 
-    Raises BackendUnavailable when NVRTC is too old for the device.
+    Embedded chips run their own alone, and no others run theirs. Raises BackendUnavailable when
+    NVRTC is too old for the device.
     """
-    fitting = [a for a in supported if a // 10 == capability // 10 and a <= capability]
+    own_alone = capability in _EMBEDDED
+    fitting = [
+        arch
+        for arch in set(supported) - (_EMBEDDED - {capability})
+        if arch == capability or (not own_alone and capability // 10 * 10 <= arch < capability)
+    ]
     if not fitting:
         raise BackendUnavailable(
             f"this NVRTC does not compile for compute capability {capability / 10}: "

@@ -88,6 +88,9 @@ class Machine:
         """Do all that was queued."""
         if self.captures:
             raise CudaError(CAPTURE_UNSUPPORTED)
+        self.finish()
+
+    def finish(self) -> None:
         waiting, self._waiting = self._waiting, []
         for work in waiting:
             work()

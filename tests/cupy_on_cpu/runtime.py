@@ -37,6 +37,7 @@ MAX_SHARED_BYTES = least_shared_bytes(ARCH)
 # cudaDeviceAttr: multiprocessors, most shared memory of a block, compute capability
 _ATTRIBUTES = {16: 8, 97: MAX_SHARED_BYTES, 75: ARCH // 10, 76: ARCH % 10}
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
+_RELAXED = 2  # cudaStreamCaptureMode
 
 
 class _Event:
@@ -85,6 +86,7 @@ class Runtime:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._pinned: dict[int, np.ndarray] = {}
+        self._strict = True
 
     def get_device_count(self, count: int) -> None:
         write_int(count, 1)
@@ -114,7 +116,10 @@ class Runtime:
         write(out, self._machine.allocate(size))
 
     def free(self, address: int) -> None:
-        self._machine.wait()
+        """It waits for all that is queued, which a relaxed capture does not forbid."""
+        if self._strict:
+            self._machine.wait()
+        self._machine.finish()
         if address:
             self._machine.release(address)
 
@@ -161,6 +166,7 @@ class Runtime:
     def begin_capture(self, stream: int, mode: int) -> None:
         if not stream or stream in self._machine.captures:
             raise CudaError(INVALID_VALUE)
+        self._strict = mode != _RELAXED
         self._machine.captures[stream] = []
 
     def end_capture(self, stream: int, out: int) -> None:
