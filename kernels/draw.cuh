@@ -5,9 +5,26 @@
 #include "select.cuh"
 
 constexpr float kWeightOne = 1099511627776.0f;  // 2^40
-// expf(-28) * 2^40 is 0.76: what lies so far below the largest weighs nothing.
+// e^-28 * 2^40 is 0.76: what lies so far below the largest weighs nothing.
 constexpr float kWeightless = 28.0f;
 constexpr float kBinsPerUnit = 64.0f;
+
+// floor(2^40 e^x) of an x that is not above 0, but for some 2^-22 of it; 0 of NaN. As in NumPy, bit
+// by bit, since every operation is rounded as it stands: 2^r by a polynomial, then its exponent.
+__device__ inline Count weight_of(float x) {
+  constexpr float kLog2E = 1.44269504f;
+  constexpr float kFactors[] = {0.0013202981790527701f, 0.009674952365458012f,
+                                0.055510472506284714f, 0.24022166430950165f, 0.6931465864181519f};
+  const float power = __fmul_rn(fmaxf(x, -kWeightless), kLog2E);
+  const float whole = rintf(power);
+  const float rest = __fsub_rn(power, whole);
+  float weight = 0.0f;
+#pragma unroll
+  for (const float factor : kFactors)
+    weight = __fmul_rn(__fadd_rn(weight, factor * kWeightOne), rest);
+  weight = __fadd_rn(weight, kWeightOne);
+  return (Count)__int_as_float(__float_as_int(weight) + (int)whole * (1 << 23));
+}
 
 struct WeightedRow {
   const float* logits;
@@ -15,10 +32,7 @@ struct WeightedRow {
 
   __device__ float scaled(int i) const { return logits[i] / temperature; }
 
-  __device__ Count weight(float scaled_logit) const {
-    const float weight = expf(scaled_logit - largest) * kWeightOne;
-    return weight <= kWeightOne ? (Count)weight : 0;  // NaN has no weight
-  }
+  __device__ Count weight(float scaled_logit) const { return weight_of(scaled_logit - largest); }
 
   // Bins of 1/64 each from the largest, in the last, downwards. Bin 0 holds all that is 32 or
   // more below it, and NaN: nothing of weight. Rounding keeps order, so no logit of a bin is

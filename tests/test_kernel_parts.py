@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llama_cu.ops.cuda_kernels import KERNEL_DIR
+from llama_cu.ops.numpy_sampling import _weights
 from tests.cuda_on_cpu import CpuDevice, NoCompiler
 from tests.cuda_on_cpu.build import find_compiler
 from tests.cuda_on_cpu.library import asan_function
@@ -54,6 +55,28 @@ def test_every_thread_gets_the_reduction_of_each_of_two_calls(
             np.testing.assert_array_equal(result[:, 2], np.cumsum(x, dtype=dtype) - x)
             parts = x.reshape(-1, width).sum(axis=1, dtype=dtype)
             np.testing.assert_array_equal(result[:, 3], np.repeat(parts, width))
+
+
+def test_weights_are_those_of_numpy_bit_by_bit(kernel_dir: Path) -> None:
+    device = CpuDevice(kernel_dir=kernel_dir)
+    rng = np.random.default_rng(9)
+    near = -np.exp2(rng.uniform(-24, 5, 20000))
+    borders = -np.log(2) * np.arange(0.5, 41, 0.5)
+    x = np.concatenate([near, borders, [0, -0.0, -28, -28.01, -1e30, -np.inf, np.nan]])
+    x = np.sort(x.astype(np.float32))
+    out = device.empty(x.shape, np.dtype(np.uint64))
+    args = (device.upload(x), out, np.int32(x.size))
+    device.kernel("draws", "weights")((-(-x.size // 256),), (256,), args, 0)
+    found = device.download(out)
+    np.testing.assert_array_equal(found, _weights(x, np.float32(0)))
+
+    x = x.astype(np.float64)
+    counted = x > -28
+    assert (found[x == 0] == 1 << 40).all() and (found[~counted] == 0).all()
+    exact = np.exp(x[counted]) * 2.0**40
+    # x log2(e) is rounded to a float32.
+    rounding = 2**-22 + np.abs(x[counted]) * 2**-24
+    assert (np.abs(found[counted] - np.floor(exact)) <= exact * rounding + 1).all()
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -157,9 +157,7 @@ def test_draws_follow_the_exact_distribution(ops, rng, params):
     assert chi_square(tokens, sharper) > 1
 
 
-@pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_is_no_number_ends_in_some_token(device_ops, rng, filters, temperature):
+def no_numbers(rng):
     logits = rng.standard_normal((6, 300)).astype(np.float32)
     logits[0] = np.nan
     logits[1, 7] = np.nan
@@ -167,10 +165,19 @@ def test_what_is_no_number_ends_in_some_token(device_ops, rng, filters, temperat
     logits[3] = -np.inf
     logits[4, 7] = np.inf
     logits[5, 7:9] = np.inf
-    tokens = sample(device_ops, logits, temperature=[temperature] * 5 + [1.0], **filters)
+    return logits
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_no_number_ends_in_some_token(ops, rng, filters, temperature):
+    tokens = sample(ops, no_numbers(rng), temperature=[temperature] * 5 + [1.0], **filters)
     assert ((tokens >= 0) & (tokens < 300)).all()
-    arrays = put_as(device_ops, logits, np.float32), put_as(device_ops, tokens)
-    top_ids = got(device_ops, device_ops.logprobs(*arrays, 5)[1])
+
+
+def test_what_is_no_number_has_some_tokens_on_top(device_ops, rng):
+    logits = put_as(device_ops, no_numbers(rng), np.float32)
+    top_ids = got(device_ops, device_ops.logprobs(logits, put_as(device_ops, np.arange(6)), 5)[1])
     assert ((top_ids >= 0) & (top_ids < 300)).all()
 
 

@@ -12,6 +12,13 @@ from llama_cu.philox import random_bits
 Array = Any
 
 _WEIGHT_ONE = np.float32(2**40)
+_WEIGHTLESS = np.float32(-28)  # e^-28 * 2^40 is 0.76
+_LOG2_E = np.float32(1.44269504)
+# 2^r is 1 + r (f4 + r (f3 + ...)), for r from -1/2 to 1/2 as near as five factors come to it.
+_FACTORS = tuple(
+    np.float32(factor) * _WEIGHT_ONE
+    for factor in (0.0013202982, 0.0096749524, 0.055510473, 0.24022166, 0.6931466)
+)
 _LARGEST_KEPT = np.float32(1e30)
 
 
@@ -54,6 +61,9 @@ def draw(logits: Array, rows: SamplingRows, i: int) -> int:
     if temperature == 0:
         return int(logits.argmax())
     scaled = logits / temperature
+    highest = scaled.max()
+    if not np.isfinite(highest):
+        return int(logits.argmax())
     top_k, top_p, min_p = int(rows.top_k[i]), rows.top_p[i], rows.min_p[i]
     lowest = np.float32(-np.inf)
     if 0 < top_k < scaled.size:
@@ -61,7 +71,6 @@ def draw(logits: Array, rows: SamplingRows, i: int) -> int:
     ids = None if lowest == -np.inf else (scaled >= lowest).nonzero()[0]
     if ids is not None:
         scaled = scaled[ids]
-    highest = scaled.max()
     if top_p < 1:
         falling = np.sort(scaled)[::-1]
         sums = _weights(falling, highest).cumsum()
@@ -80,7 +89,22 @@ def draw(logits: Array, rows: SamplingRows, i: int) -> int:
 
 
 def _weights(scaled: Array, highest: Any) -> Array:
-    return (np.exp(scaled - highest) * _WEIGHT_ONE).astype(np.uint64)
+    """floor(2^40 e^x) of x = scaled - highest, but for some 2^-22 of it; 0 of NaN.
+
+    No library's exp, since no two round alike: draw.cuh has the same operations, which do.
+    """
+    power = np.fmax(scaled - highest, _WEIGHTLESS)
+    power *= _LOG2_E
+    whole = np.rint(power)
+    power -= whole
+    weights = power * _FACTORS[0]
+    for factor in _FACTORS[1:]:
+        weights += factor
+        weights *= power
+    weights += _WEIGHT_ONE
+    exponents = weights.view(np.int32)
+    exponents += whole.astype(np.int32) << 23
+    return weights.astype(np.uint64)
 
 
 def logprobs(logits: Array, token_ids: Array, num_top: int) -> tuple[Array, Array, Array]:

@@ -11,3 +11,8 @@ __global__ void draw_at(const float* logits, const unsigned long long* fractions
   const int token = draw(row, {0, 0}, size, fractions[blockIdx.x]);
   if (threadIdx.x == 0) out[blockIdx.x] = token;
 }
+
+__global__ void weights(const float* x, Count* out, int size) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < size) out[i] = weight_of(x[i]);
+}
