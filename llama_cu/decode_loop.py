@@ -83,8 +83,9 @@ class DecodeLoop:
         self._shape = _Shape(0, 0, "none")
         self._rows: list[Sequence | None] = []
         self._in_flight: deque[_Step] = deque()
-        self._graphs: dict[_Shape, tuple[Graph, Array]] = {}
+        self._graphs: dict[_Shape, tuple[Graph, Array | None]] = {}
         self._ran: set[_Shape] = set()
+        self._too_large: set[_Shape] = set()  # for a graph
 
     @property
     def active(self) -> bool:
@@ -116,7 +117,9 @@ class DecodeLoop:
         """
         self._place(slices, draw="none")
         num_rows, self._rows = len(self._rows), []
-        return self._launch()[:num_rows]
+        logits = self._launch()
+        assert logits is not None
+        return logits[:num_rows]
 
     def start(self, slices: Seq[Slice]) -> list[Sequence]:
         """Queue a step for each of these, and go on."""
@@ -160,12 +163,18 @@ class DecodeLoop:
             state.host.sampling[:, row], state.host.seeds[row] = words[:4], words[4:]
         state.send()
 
-    def _fill(self, row: int, sequence: Sequence, *, ahead: int) -> None:
-        """What the host knows of a row when so many steps of it are queued."""
+    def _fill(
+        self, row: int, sequence: Sequence, *, ahead: int, num_new: int | None = None
+    ) -> None:
+        """What the host knows of a row when so many steps of it are queued.
+
+        Of its blocks the last `num_new`, where the others are there already; None: all.
+        """
         assert self._state is not None
         host, table = self._state.host, sequence.block_table
         host.lengths[row] = len(sequence) - 1 + ahead
-        host.block_tables[row, : len(table)] = table
+        first = 0 if num_new is None else len(table) - num_new
+        host.block_tables[row, first : len(table)] = table[first:]
 
     def _prepare_next(self) -> bool:
         """Make ready for a step behind the one in flight; False when the sequences must change."""
@@ -192,9 +201,11 @@ class DecodeLoop:
             state.widen(self._table_width(context))
         if ended or widened or any(grown):
             state.host.lengths[:] = -1
+            added = iter(grown)
             for row, sequence in enumerate(self._rows):
                 if sequence is not None:
-                    self._fill(row, sequence, ahead=ahead)
+                    num_new = None if widened else next(added)
+                    self._fill(row, sequence, ahead=ahead, num_new=num_new)
             state.send_all_but_tokens()
         return True
 
@@ -221,31 +232,41 @@ class DecodeLoop:
             advanced.append(sequence)
         return advanced
 
-    def _launch(self) -> Array:
-        """Queue the step's launches. The first step of a shape is not captured: it compiles."""
+    def _launch(self) -> Array | None:
+        """Queue the step's launches, and return the logits where the host asks for them.
+
+        The first step of a shape is not captured: it compiles.
+        """
         shape = self._shape
         if shape in self._graphs:
             graph, logits = self._graphs[shape]
             graph.launch()
             return logits
-        if not self._use_graphs or shape not in self._ran:
+        if not self._use_graphs or shape in self._too_large or shape not in self._ran:
             self._ran.add(shape)
             return self._compute()
         return self._capture(shape)
 
-    def _capture(self, shape: _Shape) -> Array:
-        made = []
+    def _capture(self, shape: _Shape) -> Array | None:
+        made: list[Array] = []
         try:
             graph = self._device.capture(lambda: made.append(self._compute()))
         except Exception as error:
             # Which errors a driver has here is not for us to list; the step itself is still sound.
-            message = f"decode steps are launched one by one, a CUDA graph failed: {error}"
+            which = "decode steps"
+            if isinstance(error, MemoryError):
+                which += f" of {shape.num_rows} rows and {shape.context} tokens"
+                self._too_large.add(shape)
+            else:
+                self._use_graphs = False
+            message = f"{which} are launched one by one, a CUDA graph failed: {error}"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
-            self._use_graphs = False
             return self._compute()
-        self._graphs[shape] = graph, made[0]
+        # What nobody asks for goes back, for the graphs of other shapes.
+        logits = made[-1] if shape.draw == "none" else None
+        self._graphs[shape] = graph, logits
         graph.launch()
-        return made[0]
+        return logits
 
     def _compute(self) -> Array:
         """One step: its launches read and write nothing but what the loop keeps in place."""

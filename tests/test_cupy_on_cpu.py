@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEVICE_TESTS = ("tests/test_cupy_device.py", "tests/test_graphs.py", "tests/test_loading.py")
 
 PRELUDE = """
+import gc
 import ml_dtypes
 import numpy as np
 from tests import cupy_on_cpu
@@ -124,6 +125,21 @@ assert (device.download(array) == 2).all()
     assert done.returncode == 0, done.stderr
 
 
+def test_two_devices_in_a_process_do_not_take_each_others_shared_memory() -> None:
+    """CuPy has one function of a kernel for both, and its limit is what was set last."""
+    done = on_cupy("""
+from llama_cu.ops.cuda_matvec import Norm, matvec
+def product(on, in_size):
+    x, weight = (on.upload(np.ones((rows, in_size), 'f4')) for rows in (1, 4))
+    norm = Norm(on.upload(np.ones(in_size, 'f4')), 1e-5)
+    return on.download(matvec(on, x, weight=weight, norm=norm))
+want = product(device, 4096)
+product(CupyDevice(), 64)
+assert (product(device, 4096) == want).all()
+""")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_graph_keeps_its_memory_when_there_is_none_left_for_another() -> None:
     done = on_cupy("""
 UINT8 = np.dtype(np.uint8)
@@ -133,12 +149,20 @@ out, zeros = device.empty((1 << 12, 1), FLOAT32), device.pinned((1 << 12, 1), FL
 zeros[...] = 0
 def work():  # by way of 32 KiB that are the graph's own, and of no use to the next
     device.gemm(ops.rms_norm(x, weight[0], 1e-5), weight, out)
+def capture_of(num_bytes):
+    assert gc.isenabled()
+    device.capture(lambda: made.append((device.empty((num_bytes,), UINT8), gc.isenabled())))
+    (_, collects), = made
+    made.clear()
+    return not collects
+made = []
 work()
 want = device.download(out)
 graph = device.capture(work)
+assert capture_of(32 << 20)
 rest = device.empty((device.free_memory() - (1 << 20),), UINT8)
 try:
-    device.capture(lambda: device.empty((16 << 20,), UINT8))
+    capture_of(64 << 20)
 except MemoryError:
     pass
 else:
@@ -146,12 +170,57 @@ else:
 device.copy_in(zeros, out)
 graph.launch()
 assert (device.download(out) == want).all() and want.all()
+assert capture_of(32 << 20)  # in what another of this shape had
 
 del rest  # which CuPy keeps for other arrays
-made = []
-device.capture(lambda: made.append(device.empty((16 << 20,), UINT8)))
-assert len(made) == 1
+assert capture_of(64 << 20)
 """)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_device_that_is_dropped_gives_back_what_its_graphs_had() -> None:
+    done = on_cupy("""
+def free_bytes():
+    cupy.get_default_memory_pool().free_all_blocks()
+    return cupy.cuda.runtime.memGetInfo()[0]
+def use():
+    other = CupyDevice()
+    other.capture(lambda: other.empty((32 << 20,), np.dtype(np.uint8)))
+    assert free_bytes() < before - (32 << 20)
+before = free_bytes()
+for _ in range(2):
+    use()
+    gc.collect()
+    assert free_bytes() == before
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_memory_to_instantiate_a_graph_is_a_memory_error() -> None:
+    scarce = """
+from tests.cupy_on_cpu.machine import OUT_OF_MEMORY, CudaError
+from tests.cupy_on_cpu.runtime import Runtime
+tries, refused = [], [0, 2, 3]
+instantiate = Runtime.instantiate
+def instantiate_some(runtime, out, graph, *options):
+    tries.append(len(tries))
+    if tries[-1] in refused:
+        raise CudaError(OUT_OF_MEMORY)
+    instantiate(runtime, out, graph, *options)
+Runtime.instantiate = instantiate_some
+"""
+    program = """
+device.capture(lambda: None).launch()
+assert tries == [0, 1]
+try:
+    device.capture(lambda: None)
+except MemoryError as error:
+    assert "cudaErrorMemoryAllocation" in str(error), error
+else:
+    raise AssertionError("it did not fail")
+assert tries == [0, 1, 2, 3]
+"""
+    done = run("-W", "error", "-c", scarce + PRELUDE + program)
     assert done.returncode == 0, done.stderr
 
 

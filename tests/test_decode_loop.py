@@ -297,6 +297,32 @@ def test_a_graph_that_cannot_be_captured_costs_one_warning_and_no_answer(monkeyp
     assert len(attempts) == 1
 
 
+def test_a_graph_without_memory_costs_its_shape_alone(monkeypatch, ops):
+    capture, attempts = ops.device.capture, []
+
+    def scarce(work):
+        attempts.append(work)
+        if len(attempts) == 1:
+            raise MemoryError("out of memory")
+        return capture(work)
+
+    monkeypatch.setattr(ops.device, "capture", scarce)
+    engine = make_engine(ops)
+    with pytest.warns(RuntimeWarning, match=r"of \d rows and 256 tokens .*: out of memory") as told:
+        for params in (DRAWN, GREEDY, DRAWN):
+            assert run(engine, PROMPTS, params) == run(make_engine(), PROMPTS, params)
+    assert len(told) == 1 and len(attempts) > 1
+    assert len(engine._loop._graphs) == len(attempts) - 1
+
+
+def test_a_graph_keeps_logits_only_where_the_host_looks_at_them(ops):
+    engine = make_engine(ops)
+    for params in (DRAWN, GREEDY):
+        run(engine, PROMPTS, params)
+    kept = {shape.draw: logits for shape, (_, logits) in engine._loop._graphs.items()}
+    assert kept == {"sampled": None, "greedy": None}
+
+
 def test_a_step_that_raises_ends_its_sequences_alone(monkeypatch, ops):
     engine = make_engine(ops)
     sequences = submit_all(engine, PROMPTS[:2], ENDLESS)

@@ -6,8 +6,9 @@ CuPy is imported when a device is made, so that the module can be read without i
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -43,6 +44,7 @@ _REMEDY = "pip install 'llama-cu[cuda12]' (or [cuda13])"
 # What cuBLAS recommends for Hopper; more than enough for the others.
 _CUBLAS_WORKSPACE_BYTES = 32 << 20
 _COMPILE_THREADS = 8
+_OUT_OF_MEMORY = 2  # cudaError_t
 # Compute capabilities of Tegra (CUDA C++ Programming Guide, "Binary Compatibility").
 _EMBEDDED = {53, 62, 72, 87, 101, 110}
 
@@ -77,8 +79,9 @@ class CupyDevice:
         self._kernels: dict[KernelRequest, Kernel] = {}
         workspace = self._cupy.empty(_CUBLAS_WORKSPACE_BYTES, np.uint8)
         self._cublas = Cublas(load_cublas(), workspace)
-        # What graphs own comes from a pool of their own: nothing else is ever placed there. A pool
-        # that finds no more memory gives back what looks free to it: theirs is held here too.
+        # What graphs own comes from a pool of their own: nothing else is ever placed there. CuPy's
+        # pools give back what looks free to them, and are never freed themselves: this list alone
+        # owns the memory.
         self._graph_memory: list[Any] = []
         self._graph_pool = self._cupy.cuda.MemoryPool(self._allocate_for_graphs)
         self._capture_stream = self._cupy.cuda.Stream(non_blocking=True)
@@ -126,16 +129,37 @@ class CupyDevice:
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """A CUDA graph. Capturing cannot be done on the default stream, launching can."""
+        # What is no longer used may wait for the device when it is freed, which breaks a capture.
+        collects = gc.isenabled()
+        gc.disable()
         try:
-            return self._capture(work)
+            with self._memory_errors():
+                return self._capture(work)
         except MemoryError:  # the other pool may keep what a graph has no access to
             self._cupy.get_default_memory_pool().free_all_blocks()
-            return self._capture(work)
+            with self._memory_errors():
+                return self._capture(work)
+        finally:
+            if collects:
+                gc.enable()
+
+    @contextlib.contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """A runtime that is out of memory raises MemoryError, as CuPy's pools do."""
+        try:
+            yield
+        except self._runtime.CUDARuntimeError as error:
+            if error.status != _OUT_OF_MEMORY:
+                raise
+            raise MemoryError(str(error)) from error
 
     def _allocate_for_graphs(self, size: int) -> Any:
-        memory = self._cupy.cuda.MemoryPointer(self._cupy.cuda.Memory(size), 0)
+        # No CUDARuntimeError: at that one the pool forgets all that it has.
+        with self._memory_errors():
+            memory = self._cupy.cuda.Memory(size)
         self._graph_memory.append(memory)
-        return memory
+        unowned = self._cupy.cuda.UnownedMemory(memory.ptr, size, None, memory.device_id)
+        return self._cupy.cuda.MemoryPointer(unowned, 0)
 
     def _capture(self, work: Callable[[], None]) -> Graph:
         stream = self._capture_stream
@@ -215,7 +239,7 @@ class CupyDevice:
         path, lowered_name = self._cubin(specialisation)
         raw = self._cupy.RawModule(path=str(path)).get_function(lowered_name)
         waits = overlaps(specialisation.name)
-        allowed_shared_bytes = 0
+        has_shared = False
 
         def launch(
             grid: tuple[int, ...],
@@ -225,12 +249,15 @@ class CupyDevice:
             *,
             early: bool = True,
         ) -> None:
-            nonlocal allowed_shared_bytes
+            nonlocal has_shared
             if not all((*grid, *block)):  # CuPy would launch one block where none is asked for
                 raise ValueError(f"a launch must not be empty, got grid {grid}, block {block}")
-            if shared_bytes > allowed_shared_bytes:  # static and dynamic over 48 KiB need it
-                raw.max_dynamic_shared_size_bytes = shared_bytes
-                allowed_shared_bytes = shared_bytes
+            if shared_bytes and not has_shared:
+                # Over 48 KiB must be asked for. All there is, because CuPy has one function for
+                # all devices of a process, and less would take away what another asked for.
+                most = self.max_shared_bytes - raw.shared_size_bytes
+                raw.max_dynamic_shared_size_bytes = most
+                has_shared = True
             if early and waits and self._capturing and self._overlapped is not None:
                 stream = self._cupy.cuda.get_current_stream().ptr
                 function = raw.kernel.ptr

@@ -6,7 +6,7 @@ import ctypes
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,12 +33,13 @@ from tests.cupy_on_cpu.machine import (
     Machine,
     Signature,
     write,
+    write_int,
 )
 from tests.cupy_on_cpu.runtime import ARCH, MAX_SHARED_BYTES
 
 _UNASKED_SHARED_BYTES = 48 * 1024  # static and dynamic together; more must be asked for
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CUlaunchAttributeID
-_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CUfunction_attribute
+_SHARED_SIZE_BYTES, _MAX_DYNAMIC_SHARED_SIZE_BYTES = 1, 8  # CUfunction_attribute
 
 
 @dataclass
@@ -48,6 +49,12 @@ class _Function:
     index: int
     max_threads: int
     max_shared_bytes: int
+
+
+@dataclass
+class _Module:
+    holds: Specialisation
+    functions: dict[bytes, _Function] = field(default_factory=dict)
 
 
 class Driver:
@@ -61,6 +68,7 @@ class Driver:
         "cuModuleLoadData": ("module_load_data", (POINTER, POINTER)),
         "cuModuleUnload": ("module_unload", (POINTER,)),
         "cuModuleGetFunction": ("get_function", (POINTER, POINTER, ctypes.c_char_p)),
+        "cuFuncGetAttribute": ("get_attribute", (POINTER, INT, POINTER)),
         "cuFuncSetAttribute": ("set_attribute", (POINTER, INT, INT)),
         "cuLaunchKernelEx": ("launch_extended", (POINTER,) * 4),
         "cuLaunchKernel": ("launch", (POINTER, *(UINT,) * 7, POINTER, POINTER, POINTER)),
@@ -81,7 +89,7 @@ class Driver:
         write(out, 1)
 
     def module_load(self, out: int, path: bytes) -> None:
-        self._machine.new_handle([self.specialisations[path.decode()]], out)
+        self._machine.new_handle(_Module(self.specialisations[path.decode()]), out)
 
     def module_load_data(self, out: int, image: int) -> None:
         """CuPy wants to run a kernel of its own, which it compiles for seconds: never ours."""
@@ -91,9 +99,15 @@ class Driver:
         self._machine.drop_handle(module)
 
     def get_function(self, out: int, module: int, name: bytes) -> None:
-        (wanted,) = self._machine.thing(module)
-        if wanted.name.encode() not in name:
+        """The same one each time: what was set of it holds for all who ask."""
+        loaded: _Module = self._machine.thing(module)
+        if loaded.holds.name.encode() not in name:
             raise CudaError(NOT_FOUND)
+        if name not in loaded.functions:
+            loaded.functions[name] = self._function(loaded.holds)
+        self._machine.new_handle(loaded.functions[name], out)
+
+    def _function(self, wanted: Specialisation) -> _Function:
         source = KERNEL_DIR / f"{wanted.file}.cu"
         together = bundle(wanted, KERNEL_DIR, arch=ARCH)
         path = build(source, together, arch=ARCH)
@@ -101,21 +115,26 @@ class Driver:
             self._libraries[path] = Library(path)
         library = self._libraries[path]
         self._arena = self._arena or Arena(library.arena_bytes())
-        function = _Function(
+        return _Function(
             label=f"{wanted.file}.cu: {wanted.expression}",
             library=library,
             index=together.index(wanted.expression),
             max_threads=launch_bound(source, wanted.name) or UNBOUNDED_THREADS,
             max_shared_bytes=_UNASKED_SHARED_BYTES - library.static_shared_bytes,
         )
-        self._machine.new_handle(function, out)
+
+    def get_attribute(self, out: int, attribute: int, handle: int) -> None:
+        function: _Function = self._machine.thing(handle)
+        if attribute != _SHARED_SIZE_BYTES:
+            raise CudaError(INVALID_VALUE)
+        write_int(out, function.library.static_shared_bytes)
 
     def set_attribute(self, handle: int, attribute: int, value: int) -> None:
         function: _Function = self._machine.thing(handle)
         most = MAX_SHARED_BYTES - function.library.static_shared_bytes
         if attribute != _MAX_DYNAMIC_SHARED_SIZE_BYTES or not 0 <= value <= most:
             raise CudaError(INVALID_VALUE)
-        function.max_shared_bytes = max(value, function.max_shared_bytes)
+        function.max_shared_bytes = value  # also where it was more
 
     def launch_extended(self, config: int, function: int, arguments: int, extra: int) -> None:
         """CUlaunchConfig: grid, block, shared memory, stream, attributes, how many."""
