@@ -17,6 +17,7 @@ from llama_cu.checkpoint.checkpoint import open_checkpoint
 from llama_cu.checkpoint.tokenizer import StreamDecoder
 from llama_cu.errors import ModelError, RequestError
 from llama_cu.find_model import find_model
+from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS
 from llama_cu.ops.device import Device
 from llama_cu.ops.numpy_ops import NumpyOps
 from llama_cu.output import Output, TextStream, output_of
@@ -42,7 +43,8 @@ class LLM:
     `low_memory` has a CPU hold matrices as small as the file, or `quantize`, has them, and expand
     them in each step; it is slower.
     `kv_cache_bytes` bounds the KV cache; without it, `gpu_memory_utilization` is the cache's share
-    of the memory that is free once the weights are placed. `max_model_len` bounds prompt and
+    of the memory that is free once the weights are placed (as far as `max_num_seqs` long sequences
+    could come to use it). `max_model_len` bounds prompt and
     answer together. On a GPU, steps of decode are captured as CUDA graphs unless `enforce_eager`.
     `speculate="ngram"` has each step check guesses from the text so far too; the answers stay the
     same. `seed` makes requests without a seed of their own repeatable. Raises
@@ -106,10 +108,14 @@ class LLM:
             self._warm_up()
 
     def _warm_up(self) -> None:
-        """Compile what a prefill, a decode and a draw need, so that no request waits for it."""
+        """Compile or load what a prefill, a decode and a draw need: no request waits for it.
+
+        The prompt has a row more than our kernels multiply, so that cuBLAS loads its own too.
+        """
         params = SamplingParams(max_tokens=2, ignore_eos=True)
-        if self.max_model_len > 3 and self.engine.capacity > 3:
-            self._run([self._sequence([0, 0], params, 0)])
+        room = min(self.max_model_len, self.engine.capacity)
+        if room > 3:
+            self._run([self._sequence([0] * min(MAX_MATVEC_ROWS + 1, room - 2), params, 0)])
 
     def generate(
         self,

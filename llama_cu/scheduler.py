@@ -120,6 +120,8 @@ class Scheduler:
 
     def _give(self, sequence: Sequence, num_blocks: int) -> None:
         """Add blocks; the allocator is told how many there will be, if not by far too many."""
+        if num_blocks == 0:  # as in most steps
+            return
         table, most = sequence.block_table, self.allocator.num_blocks // _SHARES
         longest = self._num_missing(len(sequence) + sequence.num_missing, len(table))
         known = self._num_missing(len(sequence), len(table))

@@ -30,6 +30,9 @@ Progress = Callable[[str, int, int], None]
 # is more, but never more contexts than this.
 _CPU_CACHE_BYTES = 1 << 30
 _CPU_CACHE_CONTEXTS = 16
+# A device's is what it has left, but not the whole of an H200 for a model of a few megabytes, whose
+# blocks alone would take seconds to list: as much as several of the largest batches can fill.
+_DEVICE_CACHE_BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,9 @@ def _cache_bytes(config: ModelConfig, options: EngineOptions, ops: Ops, *, per_t
     if isinstance(ops, NumpyOps):
         context = options.model_len(config) * per_token
         usable = min(usable, max(_CPU_CACHE_BYTES, context), _CPU_CACHE_CONTEXTS * context)
+    else:
+        most = _DEVICE_CACHE_BATCHES * options.max_num_seqs * options.model_len(config) * per_token
+        usable = min(usable, most)
     if usable < per_token:
         raise BackendUnavailable(
             f"{ops.device_name} has {free} bytes left for the KV cache; a token needs {per_token}"

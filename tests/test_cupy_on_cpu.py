@@ -125,6 +125,40 @@ assert (device.download(array) == 2).all()
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("status", [46, 2], ids=["taken by others", "full"])
+def test_a_gpu_that_refuses_is_not_available(status: int) -> None:
+    refusing = f"""
+from tests.cupy_on_cpu.machine import CudaError
+from tests.cupy_on_cpu.runtime import Runtime
+def refuse(runtime, *args):
+    raise CudaError({status})
+Runtime.{"malloc" if status == 2 else "get_attribute"} = refuse
+"""
+    program = """
+from llama_cu.errors import BackendUnavailable
+from llama_cu.ops.backend import get_ops
+ops, note = get_ops("auto", "auto")
+assert ops.device is None and "the GPU cannot be used (" in note, note
+try:
+    get_ops("cuda", "auto")
+except BackendUnavailable as error:
+    assert "cudaErrorDevicesUnavailable" in str(error) or "memory" in str(error), error
+else:
+    raise AssertionError("it was taken")
+"""
+    prelude = PRELUDE.replace("device = CupyDevice()", "")
+    done = run("-W", "error", "-c", refusing + prelude + program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_is_not_used_on_another_device() -> None:
+    done = on_cupy("""
+device._runtime = type("Other", (), {"getDevice": staticmethod(lambda: 1)})
+device.empty((4,), FLOAT32)
+""")
+    assert "is on CUDA device 0, but device 1 is the current one" in done.stderr
+
+
 def test_two_devices_in_a_process_do_not_take_each_others_shared_memory() -> None:
     """CuPy has one function of a kernel for both, and its limit is what was set last."""
     done = on_cupy("""

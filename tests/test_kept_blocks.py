@@ -11,7 +11,7 @@ from llama_cu.checkpoint.weight_reader import block_types
 from llama_cu.gguf_quants import BLOCK_TYPES
 from llama_cu.kernel_plan import plan_kernels
 from llama_cu.ops.base import Ops
-from llama_cu.ops.cuda_matvec_quantized import MAX_QUANTIZED_ROWS, multiplies
+from llama_cu.ops.cuda_matvec_quantized import READING_ROWS, multiplies
 from llama_cu.ops.cuda_ops import CudaOps
 from llama_cu.ops.cuda_quantized import (
     QuantizedMatrix,
@@ -194,10 +194,10 @@ def test_every_product_is_that_of_the_formula(ops, rng, block_type, num_rows):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_what_a_row_gives_is_the_same_bits_in_any_company(rng, block_type, dtype):
     ops = make_ops(("cpu_device", dtype))
-    problem = Problem(ops, rng, block_type, 256, MAX_QUANTIZED_ROWS)
+    problem = Problem(ops, rng, block_type, 256, READING_ROWS)
     assert multiplies(ops.device, put(ops, problem.x))
     alone = [problem.products([row]) for row in (0, 5, 31)]
-    for rows in ([0, 5], [31, 7, 0, 5, *range(8, 21)], range(MAX_QUANTIZED_ROWS)):
+    for rows in ([0, 5], [31, 7, 0, 5, *range(8, 21)], range(READING_ROWS)):
         rows = list(rows)
         for name, product in problem.products(rows).items():
             for own, row in zip(alone, (0, 5, 31), strict=True):

@@ -257,6 +257,13 @@ def test_on_a_given_device_the_kernels_answer_like_numpy(folder, llm):
     assert "".join(kernels.stream(prompts[0], params)) == expected[0]
 
 
+def test_a_small_model_does_not_take_all_of_a_device(folder):
+    small = LLM(folder, device=CpuDevice(), max_num_seqs=2, max_model_len=32)
+    assert small.engine.capacity == 4 * 2 * 32
+    asked = LLM(folder, device=CpuDevice(), max_num_seqs=2, kv_cache_bytes=1 << 20)
+    assert asked.engine.capacity > 4 * 2 * 32
+
+
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [

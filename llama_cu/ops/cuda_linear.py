@@ -8,7 +8,7 @@ import numpy as np
 
 from llama_cu.ops.cuda_launch import ceil_div, check, check_array, launch, vector_lanes
 from llama_cu.ops.cuda_matvec import MAX_MATVEC_ROWS, Epilogue, Norm, can_norm, matvec
-from llama_cu.ops.cuda_matvec_quantized import matvec_quantized, multiplies
+from llama_cu.ops.cuda_matvec_quantized import matvec_quantized, multiplies, multiplies_packed
 from llama_cu.ops.cuda_quantized import PACKED, PackedMatrix, dequantize
 from llama_cu.ops.cuda_templates import C_TYPES
 from llama_cu.ops.device import Device
@@ -30,7 +30,7 @@ def linear(
     residual: Array | None,
 ) -> Array:
     """`Ops.linear`."""
-    if reads_once(ops.device, x, weight):
+    if multiplies_as_it_is(ops.device, x, weight):
         return _matvec(ops, x, weight=weight, bias=bias, residual=residual)
     early = not isinstance(weight, PACKED)
     weight = _expanded(ops, weight)
@@ -49,7 +49,7 @@ def linear(
 
 def logits(ops: CudaOps, x: Array, *, weight: Array | PackedMatrix) -> Array:
     """`Ops.logits`."""
-    if reads_once(ops.device, x, weight):
+    if multiplies_as_it_is(ops.device, x, weight) or _stays_packed(ops, x, weight):
         return _matvec(ops, x, weight=weight, epilogue=Epilogue.FLOAT32)
     weight = _expanded(ops, weight)
     out = ops.device.empty(_product_shape(ops, x, weight), _FLOAT32)
@@ -66,16 +66,25 @@ def norm_product(
     bias: Array | None = None,
     epilogue: Epilogue = Epilogue.STORE,
 ) -> Array:
-    """The product of rows that `reads_once` takes, normed on the way or else before."""
+    """The product of rows that `multiplies_as_it_is` takes, normed on the way or else before."""
     if can_norm(ops.device, x):
         return _matvec(ops, x, weight=weight, bias=bias, norm=norm, epilogue=epilogue)
     normed = ops.rms_norm(x, norm.weight, norm.eps)
     return _matvec(ops, normed, weight=weight, bias=bias, epilogue=epilogue)
 
 
-def reads_once(device: Device, x: Array, weight: Array | PackedMatrix) -> bool:
-    """Whether one kernel of ours reads the weight as it is, for all rows."""
+def multiplies_as_it_is(device: Device, x: Array, weight: Array | PackedMatrix) -> bool:
+    """Whether a kernel of ours reads the weight as it is."""
     return multiplies(device, x) if isinstance(weight, PACKED) else _are_few(x)
+
+
+def _stays_packed(ops: CudaOps, x: Array, weight: Array | PackedMatrix) -> bool:
+    """Whether a head, the largest matrix of all, is multiplied by as it is for any rows.
+
+    Expanded it can be more than what a device has left: 1 GB where there are 128k tokens.
+    """
+    packed = isinstance(weight, PACKED) and multiplies_packed(ops.device, ops.dtype)
+    return packed and len(x) > 0
 
 
 def _are_few(x: Array) -> bool:

@@ -21,8 +21,12 @@ from llama_cu.quantized import Form
 
 Array = Any
 
-# Rows of x that one reading of the weight serves; beyond, it is expanded and cuBLAS multiplies.
-MAX_QUANTIZED_ROWS = 32
+# Rows of x that one reading of the weight serves.
+READING_ROWS = 32
+# Up to as many the weight is read several times; beyond, it is expanded and cuBLAS multiplies. To
+# read 4 or 8 bits four times is to move half as much as to read them once, to write 16 and to read
+# those; and what is not expanded needs no memory.
+MAX_QUANTIZED_ROWS = 128
 MIN_ARCH = 80
 
 # As in matvec_quantized.cu.
@@ -69,7 +73,7 @@ def matvec_quantized(
     norm: Norm | None = None,
     epilogue: Epilogue = Epilogue.STORE,
 ) -> Array:
-    """`cuda_matvec.matvec` of a quantized weight and 1 to MAX_QUANTIZED_ROWS rows of x.
+    """`cuda_matvec.matvec` of a quantized weight and any number of rows of x.
 
     With a norm at most 8 rows. ValueError for arrays that do not fit.
     """
@@ -77,7 +81,8 @@ def matvec_quantized(
         epilogue = Epilogue.ADD
     (num_rows, in_size), (weight_rows, _) = x.shape, weight.shape
     check_array("linear: x", x, shape=(num_rows, weight.shape[1]), dtype=x.dtype)
-    check(multiplies(device, x), "linear: {} {} and a quantized weight", x.shape, x.dtype)
+    fits = multiplies_packed(device, x.dtype) and num_rows > 0
+    check(fits, "linear: {} {} and a quantized weight", x.shape, x.dtype)
     paired = epilogue is Epilogue.SWIGLU
     same = all(part.paired == paired for part in weight.parts)
     check(same, "linear: the quantized weight is{} gate and up", " not" if paired else "")
@@ -95,7 +100,9 @@ def matvec_quantized(
     for part in weight.parts:
         end = first + (out_size if paired else part.shape[0])
         own_bias = bias if bias is None or paired else bias[first:end]
-        _launch_product(device, x, part, own_bias, norm, epilogue, out[:, first:end])
+        for row in range(0, num_rows, READING_ROWS):
+            rows = slice(row, row + READING_ROWS)
+            _launch_product(device, x[rows], part, own_bias, norm, epilogue, out[rows, first:end])
         first = end
     return out
 
@@ -109,7 +116,7 @@ def _launch_product(
     epilogue: Epilogue,
     out: Array,
 ) -> None:
-    """`out` are columns of an array that may have others too."""
+    """Of up to READING_ROWS rows; `out` are columns of an array that may have others too."""
     (num_rows, in_size), out_size = x.shape, out.shape[1]
     split = split_log2(weight.form, weight.shape)
     row_tiles = next(n for n in _ROW_TILES if 8 * n >= num_rows)

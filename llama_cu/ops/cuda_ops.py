@@ -24,7 +24,7 @@ from llama_cu.ops.cuda_launch import (
     vector_lanes,
     whole_warps,
 )
-from llama_cu.ops.cuda_linear import linear, logits, norm_product, reads_once
+from llama_cu.ops.cuda_linear import linear, logits, multiplies_as_it_is, norm_product
 from llama_cu.ops.cuda_loader import CudaLoader
 from llama_cu.ops.cuda_matvec import Epilogue, Norm
 from llama_cu.ops.cuda_matvec_quantized import multiplies_packed
@@ -149,20 +149,20 @@ class CudaOps(Ops):
     def norm_linear(
         self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
     ) -> Array:
-        if not reads_once(self.device, x, weight):
+        if not multiplies_as_it_is(self.device, x, weight):
             return super().norm_linear(x, norm_weight, eps, weight, bias)
         return norm_product(self, x, norm=Norm(norm_weight, eps), weight=weight, bias=bias)
 
     def norm_swiglu(
         self, x: Array, norm_weight: Array, eps: float, weight: Array, bias: Array | None = None
     ) -> Array:
-        if not reads_once(self.device, x, weight):
+        if not multiplies_as_it_is(self.device, x, weight):
             return super().norm_swiglu(x, norm_weight, eps, weight, bias)
         options: dict[str, Any] = {"bias": bias, "epilogue": Epilogue.SWIGLU}
         return norm_product(self, x, norm=Norm(norm_weight, eps), weight=weight, **options)
 
     def norm_logits(self, x: Array, norm_weight: Array, eps: float, weight: Array) -> Array:
-        if not reads_once(self.device, x, weight):
+        if not multiplies_as_it_is(self.device, x, weight):
             return super().norm_logits(x, norm_weight, eps, weight)
         norm = Norm(norm_weight, eps)
         return norm_product(self, x, norm=norm, weight=weight, epilogue=Epilogue.FLOAT32)

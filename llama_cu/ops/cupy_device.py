@@ -55,7 +55,7 @@ class CupyDevice:
     `on_compile` is called with a kernel's name before it is compiled for the first time. With
     `overlap` those launches of a graph that may begin before the kernel ahead has ended are made
     so, from compute capability 9.0 on; `overlaps` says whether. Raises BackendUnavailable, saying
-    what to install, where there is no device, driver or library.
+    what to install, where there is no device, driver or library, and where the device refuses.
     """
 
     def __init__(
@@ -67,18 +67,20 @@ class CupyDevice:
     ) -> None:
         self._cupy = _import_cupy()
         self._runtime = self._cupy.cuda.runtime
-        device = self._cupy.cuda.Device()
-        properties = self._runtime.getDeviceProperties(device.id)
-        self.name: str = properties["name"].decode()
-        self.num_multiprocessors: int = device.attributes["MultiProcessorCount"]
-        self.max_shared_bytes: int = device.attributes["MaxSharedMemoryPerBlockOptin"]
-        self.arch: int = nearest_arch(int(device.compute_capability), supported_archs())
+        with _refusals():
+            device = self._cupy.cuda.Device()
+            properties = self._runtime.getDeviceProperties(device.id)
+            self.name: str = properties["name"].decode()
+            self.num_multiprocessors: int = device.attributes["MultiProcessorCount"]
+            self.max_shared_bytes: int = device.attributes["MaxSharedMemoryPerBlockOptin"]
+            self.arch: int = nearest_arch(int(device.compute_capability), supported_archs())
+            workspace = self._cupy.empty(_CUBLAS_WORKSPACE_BYTES, np.uint8)
+            self._cublas = Cublas(load_cublas(), workspace)
+        self._id = int(device.id)
         self._cache_dir = cache_dir or default_cache_dir()
         self._on_compile = on_compile
         self._telling = Lock()
         self._kernels: dict[KernelRequest, Kernel] = {}
-        workspace = self._cupy.empty(_CUBLAS_WORKSPACE_BYTES, np.uint8)
-        self._cublas = Cublas(load_cublas(), workspace)
         # What graphs own comes from a pool of their own: nothing else is ever placed there. CuPy's
         # pools give back what looks free to them, and are never freed themselves: this list alone
         # owns the memory.
@@ -90,7 +92,17 @@ class CupyDevice:
         self._capturing = False
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An uninitialised array; CuPy's OutOfMemoryError is a MemoryError."""
+        """An uninitialised array; CuPy's OutOfMemoryError is a MemoryError.
+
+        RuntimeError in a thread in which another device is the current one: its memory and its
+        streams are not ours.
+        """
+        current = self._runtime.getDevice()
+        if current != self._id:
+            raise RuntimeError(
+                f"the model is on CUDA device {self._id}, but device {current} is the current "
+                f"one: use it within cupy.cuda.Device({self._id})"
+            )
         return self._cupy.empty(shape, dtype)
 
     def upload(self, host: np.ndarray) -> Array:
@@ -267,6 +279,15 @@ class CupyDevice:
                 raw(grid, block, args, shared_mem=shared_bytes)
 
         return launch
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """A device that is there and cannot be used, because others have it or all its memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise BackendUnavailable(f"the GPU cannot be used ({error})") from error
 
 
 class _CupyEvent:
